@@ -1,0 +1,141 @@
+"""Facts about a graph that hold for every input: what carries relevance, what is never negative, where samples lie."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from relprop.engine.graph import Graph, Meta, Node, Ref, meta_of, parents
+from relprop.engine.ops.table import Operation
+from relprop.engine.step import Layout
+from relprop.errors import CaptureError
+
+_RESHAPES = ("aten.view.", "aten.reshape.", "aten._unsafe_view.", "aten.flatten.", "aten.unflatten.", "aten.view_copy.")
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """`data`: values that depend on an explained input through operations that carry relevance. `static`: nodes that
+    depend on weights and constants alone. `nonnegative`: values that are never below zero. `layout`: where the samples
+    of a batch lie in each data value (empty for a graph of one sample)."""
+
+    data: frozenset[Ref]
+    static: frozenset[str]
+    nonnegative: frozenset[Ref]
+    layout: Mapping[Ref, Layout]
+
+
+def analyse(graph: Graph, operations: Mapping[str, Operation]) -> Facts:
+    """All facts, in one pass over the nodes."""
+    nodes = {node.name: node for node in graph.nodes}
+    data: set[Ref] = set()
+    static: set[str] = set()
+    nonnegative: set[Ref] = set()
+    layout: dict[Ref, Layout] = {}
+    for node in graph.nodes:
+        outputs = values_of(node)
+        if node.kind in ("weight", "constant"):
+            static.add(node.name)
+        elif node.kind == "input":
+            data.update(outputs)
+        else:
+            operation = operations.get(node.operation)
+            read = list(parents(node))
+            if all(ref.name in static for ref in read):
+                static.add(node.name)
+            if any(ref in data for ref in read) and not (operation is not None and operation.kind == "blocked"):
+                data.update(ref for ref in outputs if _carries(node, operation, meta_of(nodes, ref), nodes, data))
+            if operation is not None and operation.is_nonnegative(node, nonnegative):
+                nonnegative.update(outputs)
+        if graph.batched:
+            for ref in outputs:
+                if ref in data:
+                    layout[ref] = _layout(node, ref, nodes, layout)
+    return Facts(frozenset(data), frozenset(static), frozenset(nonnegative), layout)
+
+
+def values_of(node: Node) -> list[Ref]:
+    """The values that a node has: itself, or its parts."""
+    if isinstance(node.meta, tuple):
+        return [Ref(node.name, index) for index in range(len(node.meta))]
+    return [Ref(node.name)]
+
+
+def _carries(
+    node: Node, operation: Operation | None, meta: Meta | None, nodes: dict[str, Node], data: set[Ref]
+) -> bool:
+    """Whether a value computed from data is data: real numbers are; whole numbers only as rearranged token ids."""
+    if meta is None:
+        return False
+    kinds = [meta_of(nodes, ref) for ref in parents(node) if ref in data]
+    from_numbers = any(kind is not None and (kind.dtype.is_floating_point or kind.dtype.is_complex) for kind in kinds)
+    if meta.dtype.is_floating_point or meta.dtype.is_complex:
+        return from_numbers or (operation is not None and operation.kind == "embedding")
+    return not from_numbers and meta.dtype != torch.bool and operation is not None and operation.kind == "selection"
+
+
+def _layout(node: Node, ref: Ref, nodes: dict[str, Node], known: Mapping[Ref, Layout]) -> Layout:
+    """Where the samples lie in a value (see `Layout`), from the sizes that grow with the batch.
+
+    Only a reshape can merge the batch with another dimension; everything else leaves the merged dimension as it is.
+    """
+    meta = meta_of(nodes, ref)
+    assert meta is not None
+    if len(meta.batch) != 1:
+        what = "mixes the samples of a batch" if not meta.batch else "pairs the samples of a batch with each other"
+        raise CaptureError(
+            f"{node.operation} at {node.where()} {what}, so that no sample has an explanation of its own\n"
+            "  do: explain the part of the model before it, or give one sample at a time"
+        )
+    dimension = meta.batch[0]
+    size = meta.shape[dimension]
+    if size == 2:
+        return Layout(dimension, 1)
+    sources = [(known[source], meta_of(nodes, source)) for source in parents(node) if source in known]
+    for layout, source in sources:
+        assert source is not None
+        if node.operation.startswith(_RESHAPES):
+            stride = layout.inner * math.prod(source.shape[layout.dimension + 1 :])
+            inner, rest = divmod(stride, math.prod(meta.shape[dimension + 1 :]))
+            if rest == 0 and inner and size % (2 * inner) == 0:
+                return Layout(dimension, inner)
+        elif source.shape[layout.dimension] == size:
+            return Layout(dimension, layout.inner)
+    return Layout(dimension, size // 2)
+
+
+def weighted(graph: Graph, operations: Mapping[str, Operation], facts: Facts) -> list[Node]:
+    """The linear operations with weights that stand on a path from an explained input, in order."""
+    return [
+        node
+        for node in graph.nodes
+        if node.kind == "call"
+        and any(ref in facts.data for ref in values_of(node))
+        and (operation := operations.get(node.operation)) is not None
+        and operation.kind in ("linear", "convolution")
+    ]
+
+
+def first_and_last(graph: Graph, operations: Mapping[str, Operation], facts: Facts) -> tuple[set[str], set[str]]:
+    """The names of the first weighted operations (no other lies between them and an input) and of the last ones."""
+    names = {node.name for node in weighted(graph, operations, facts)}
+    carriers = {ref.name for ref in facts.data}
+    behind: set[str] = set()  # nodes that a weighted operation has fed
+    first: set[str] = set()
+    for node in graph.nodes:
+        fed = any(ref.name in behind for ref in parents(node) if ref.name in carriers)
+        if node.name in names and not fed:
+            first.add(node.name)
+        if fed or node.name in names:
+            behind.add(node.name)
+    ahead: set[str] = set()  # nodes that feed a weighted operation
+    last: set[str] = set()
+    for node in reversed(graph.nodes):
+        if node.name in names and node.name not in ahead:
+            last.add(node.name)
+        if node.name in names or node.name in ahead:
+            ahead.update(ref.name for ref in parents(node) if ref.name in carriers)
+    return first, last

@@ -1,0 +1,171 @@
+"""The intermediate representation: a functional graph of ATen operations, frozen and checked when built.
+
+Every front end produces a `Graph`; everything behind it reads one. Nothing here knows where a graph came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch.utils import _pytree as pytree
+
+from relprop.errors import CaptureError
+
+
+class Ref(NamedTuple):
+    """One value of the graph: the output of the node `name`, or its part `index` where a node has several outputs."""
+
+    name: str
+    index: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """What is known of a value before it is computed. Sizes of the batch are as in the example (two samples)."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    batch: tuple[int, ...] = ()  # the dimensions whose size grows with the batch
+
+    def __str__(self) -> str:
+        sizes = ("B" if d in self.batch and s == 2 else f"{s // 2}·B" if d in self.batch else str(s) for d, s in enumerate(self.shape))
+        return f"[{', '.join(sizes)}] {str(self.dtype).removeprefix('torch.')}"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One step of the graph.
+
+    `kind` says where its value comes from: an `input` of the call, a `weight` (parameter or buffer, read live from
+    the model by its path `origin`), a `constant` of the graph (`origin` is its key) or a `call` of `function`.
+    """
+
+    name: str
+    kind: Literal["input", "weight", "constant", "call"]
+    function: Callable[..., Any] | None = None
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    origin: str = ""
+    module: str = ""  # path of the module that ran it, "layer1.0.conv1"; "" is the model itself
+    module_class: str = ""  # qualified name of that module's class
+    calls: tuple[str, ...] = ("",)  # the calls of the modules around it: "", "block", "block.relu@1" (a second call)
+    source: str = ""  # file and line that ran it: "net.py:41"
+    folded: str = ""  # the batch normalisation that was folded into it
+    meta: Meta | tuple[Meta | None, ...] | None = None
+
+    @property
+    def operation(self) -> str:
+        """The name of what the node computes, as messages and tables print it: `aten.conv2d.default`."""
+        return self.kind if self.function is None else name_of(self.function)
+
+    def where(self) -> str:
+        """Module path, source line and shape, for messages."""
+        module = self.module or "the model itself"
+        return f"{self.name} ({module}{', ' + self.source if self.source else ''})"
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """Nodes in the order in which they run, the input values, and the outputs as a nested structure of `Ref`s."""
+
+    nodes: tuple[Node, ...]
+    inputs: tuple[str, ...]
+    output: Any
+    constants: dict[str, torch.Tensor] = field(default_factory=dict)
+    batched: bool = True  # False: captured for one sample; a batch is walked sample by sample
+
+    def __post_init__(self) -> None:
+        """Check that every name is defined once, before it is used."""
+        seen: set[str] = set()
+        for node in self.nodes:
+            for ref in parents(node):
+                if ref.name not in seen:
+                    raise CaptureError(f"graph: {node.where()} reads {ref.name}, which is not defined before it")
+            if node.name in seen:
+                raise CaptureError(f"graph: {node.name} is defined twice")
+            seen.add(node.name)
+        for ref in self.outputs():
+            if ref.name not in seen:
+                raise CaptureError(f"graph: the output {ref.name} is not defined")
+
+    def outputs(self) -> list[Ref]:
+        """All values that the graph returns, in order."""
+        leaves = pytree.tree_leaves(self.output, is_leaf=lambda leaf: isinstance(leaf, Ref))
+        return [leaf for leaf in leaves if isinstance(leaf, Ref)]
+
+    def __getitem__(self, name: str) -> Node:
+        """The node of that name (linear search; for messages and tests)."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise KeyError(name)
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """The printed name of an operation: `aten.relu.default`, `python getitem`, `relprop.padded_conv`."""
+    if isinstance(function, torch._ops.OpOverload):
+        return str(function)
+    module = getattr(function, "__module__", "") or ""
+    prefix = "relprop." if module.startswith("relprop") else "python "
+    return prefix + str(getattr(function, "__name__", function))
+
+
+def refs(structure: Any) -> Iterator[Ref]:
+    """All `Ref`s in a nested structure of lists, tuples, dicts and slices, in order of appearance."""
+    if isinstance(structure, Ref):
+        yield structure
+    elif isinstance(structure, (list, tuple)):
+        for item in structure:
+            yield from refs(item)
+    elif isinstance(structure, dict):
+        for item in structure.values():
+            yield from refs(item)
+    elif isinstance(structure, slice):
+        yield from refs((structure.start, structure.stop, structure.step))
+
+
+def replace_refs(structure: Any, new: Callable[[Ref], Any]) -> Any:
+    """The same structure with every `Ref` r replaced by new(r)."""
+    if isinstance(structure, Ref):
+        return new(structure)
+    if isinstance(structure, (list, tuple)):
+        items = [replace_refs(item, new) for item in structure]
+        return items if isinstance(structure, list) else tuple(items)
+    if isinstance(structure, dict):
+        return {key: replace_refs(item, new) for key, item in structure.items()}
+    if isinstance(structure, slice):
+        return slice(*(replace_refs(p, new) for p in (structure.start, structure.stop, structure.step)))
+    return structure
+
+
+def parents(node: Node) -> Iterator[Ref]:
+    """The values that a node reads, in order of appearance (arguments first, then keywords)."""
+    yield from refs(node.args)
+    yield from refs(node.kwargs)
+
+
+def consumers(graph: Graph) -> dict[Ref, list[str]]:
+    """For each value, the names of the nodes that read it (the word "output" where the graph returns it)."""
+    readers: dict[Ref, list[str]] = {}
+    for node in graph.nodes:
+        for ref in parents(node):
+            readers.setdefault(ref, []).append(node.name)
+    for ref in graph.outputs():
+        readers.setdefault(ref, []).append("output")
+    return readers
+
+
+def meta_of(nodes: dict[str, Node], ref: Ref) -> Meta | None:
+    """What is known of the value at `ref`."""
+    meta = nodes[ref.name].meta
+    if isinstance(meta, tuple):
+        return meta[ref.index] if ref.index is not None and ref.index < len(meta) else None
+    return meta
+
+
+def map_output(output: Any, new: Callable[[Ref], Any]) -> Any:
+    """The output structure with every `Ref` replaced; it may hold any container that torch knows."""
+    return pytree.tree_map(lambda leaf: new(leaf) if isinstance(leaf, Ref) else leaf, output, is_leaf=lambda x: isinstance(x, Ref))

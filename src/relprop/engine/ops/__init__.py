@@ -1,0 +1,6 @@
+"""The operations, a file a family. Importing this package fills the table `OPS`."""
+
+from relprop.engine.ops import attention, elementwise, linear, norm, pool, structure
+from relprop.engine.ops.table import KINDS, OPS, Operation, register
+
+__all__ = ["KINDS", "OPS", "Operation", "attention", "elementwise", "linear", "norm", "pool", "register", "structure"]

@@ -1,0 +1,102 @@
+"""The table of operations: what relprop can walk through, and how. The table is the list of what is supported.
+
+An operation is one row: its kind (which composites select by), one pure function from output relevance to input
+relevances, what that function reads, and a default rule. `register` adds a row from outside the package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Set
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from relprop.engine.graph import Node, Ref, name_of, parents, refs
+from relprop.engine.rules import Pass, Rule
+from relprop.engine.step import Shares, Step
+
+Propagate = Callable[[Step, Any], Shares]
+Nonnegative = Literal["always", "if inputs", "never"] | Callable[[Node, Set[Ref]], bool]
+
+KINDS: dict[str, str] = {
+    "linear": "products with a constant matrix: linear, matmul, einsum",
+    "convolution": "convolutions and transposed convolutions",
+    "batch_norm": "normalisation by running statistics: a linear operation of its own where it is not folded",
+    "norm": "normalisation by the sample's own statistics: layer, group, instance, RMS norm, local response norm",
+    "pool": "averages and sums: average pooling, mean, sum, up-sampling",
+    "max": "selections by size: max pooling, maximum, sort",
+    "addition": "sums of two or more data tensors",
+    "product": "products of two data tensors: gates, attention",
+    "softmax": "softmax and its relatives",
+    "activation": "elementwise functions and scalings by constants",
+    "selection": "reshapes, slices, concatenations, copies: values move and stay as they are",
+    "embedding": "look-ups of token ids: where relevance of tokens ends",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One row of the table.
+
+    `propagate(step, relevance)` returns the `Shares` of the arguments; `relevance` is a tensor of the output's shape, or
+    a list with one (or None) per part where the operation has several outputs. `reads`: which values it needs at the
+    time of the walk ("inputs", "output", "both" or "nothing"); a value that nothing reads is freed. `rules`: the types
+    of rule it obeys; a composite that assigns another is an error. `nonnegative`: when its output is never below zero.
+    `refuses(node)`: why a spelling of the operation cannot be explained ("dropout in training mode"), or None.
+    """
+
+    kind: str
+    propagate: Propagate
+    reads: Literal["inputs", "output", "both", "nothing"] = "both"
+    default: Rule = Pass()
+    rules: tuple[type[Rule], ...] = (Pass,)
+    nonnegative: Nonnegative = "never"
+    refuses: Callable[[Node], str | None] = lambda node: None
+
+    def is_nonnegative(self, node: Node, known: Set[Ref]) -> bool:
+        """Whether the node's output is never negative, given the values known not to be."""
+        if callable(self.nonnegative):
+            return self.nonnegative(node, known)
+        if self.nonnegative == "if inputs":
+            found = [ref for ref in parents(node)]
+            return bool(found) and all(ref in known for ref in found)
+        return self.nonnegative == "always"
+
+
+OPS: dict[str, Operation] = {}
+"""From the name of an operation, as `name_of` gives it ("aten.relu.default"), to its row."""
+
+
+def register(operation: str | Callable[..., Any], row: Operation, *, replace: bool = False) -> None:
+    """Add an operation to the table: everything that is captured from now on can contain it.
+
+    Args:
+        operation: its name ("mylib::op" and "aten.op.overload" as captured graphs print it, "mylib.op.default"), or
+            the operator itself (`torch.ops.mylib.op.default`).
+        row: kind, relevance function, default rule.
+        replace: needed to replace an existing row, so that it cannot happen by accident.
+
+    Raises:
+        ValueError: the operation has a row and `replace` is not set, or the kind is unknown.
+    """
+    name = operation if isinstance(operation, str) else name_of(operation)
+    if row.kind not in KINDS:
+        raise ValueError(f"kind: {row.kind!r} is none of {', '.join(KINDS)}")
+    if name in OPS and not replace:
+        raise ValueError(f"{name} has a row already\n  do: pass replace=True to replace it")
+    OPS[name] = row
+
+
+def rows(names: str, row: Operation, prefix: str = "aten.") -> None:
+    """The same row for several operations, given by their names without the prefix, separated by spaces."""
+    for name in names.split():
+        register(prefix + name if "." in name else f"{prefix}{name}.default", row)
+
+
+def first_known(position: int) -> Callable[[Node, Set[Ref]], bool]:
+    """Never negative where the argument at `position` is not."""
+
+    def known(node: Node, values: Set[Ref]) -> bool:
+        found = list(refs(node.args[position])) if position < len(node.args) else []
+        return bool(found) and all(ref in values for ref in found)
+
+    return known

@@ -1,0 +1,245 @@
+"""Composites and plans: which rule each operation of a graph gets, and why. A plan is total, or an error says what lacks."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from relprop.engine.analyse import Facts, first_and_last, values_of
+from relprop.engine.graph import Graph, Node, parents, refs
+from relprop.engine.ops import KINDS, OPS, Operation
+from relprop.engine.rules import LinearRule, Product, Rule
+from relprop.errors import InvalidInput, RelevanceWarning, UnsupportedOperation
+
+WEIGHTED = ("linear", "convolution")
+POSITIONS = {"first": "the first linear operations with weights", "last": "the last linear operations with weights"}
+
+Where = str | type | Callable[["Planned"], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One row of a plan: an operation, where it comes from, its rule and why."""
+
+    name: str
+    operation: str
+    kind: str
+    module: str
+    module_class: str
+    calls: tuple[str, ...]
+    source: str
+    shape: str
+    first: bool = False
+    last: bool = False
+    rule: Rule | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Composite:
+    """Which rule an operation gets: pairs (where, rule), of which the first match wins.
+
+    `where` is one of
+        a kind of operation: "linear", "convolution", "batch_norm", "norm", "pool", "max", "addition", "product",
+            "softmax", "activation", …; "weighted" means linear or convolution;
+        a position: "first" or "last", the first or last weighted operations on the way from the input to the output;
+        a glob over module paths: "layer1.*", "features.0" (write "path:linear" where a module has a kind's name);
+            a rule for linear operations then applies to the weighted ones;
+        a module class: `nn.Conv2d`, for every operation that runs directly in such a module;
+        a predicate: a function of the `Planned` operation.
+    Operations that nothing matches keep the default of their kind (the identity for activations, shares in proportion
+    for sums, …), which `relprop plan` prints.
+
+    Options:
+        fold: batch normalisation becomes part of the linear operation before it, where that is exact (default True).
+    """
+
+    rules: tuple[tuple[Where, Rule], ...] = ()
+    fold: bool = True
+    name: str = ""
+    about: str = field(default="", compare=False)
+
+    def __init__(
+        self, rules: Iterable[tuple[Where, Rule]] = (), fold: bool = True, name: str = "", about: str = ""
+    ) -> None:
+        pairs = tuple(rules)
+        for pair in pairs:
+            where, rule = pair if isinstance(pair, tuple) and len(pair) == 2 else (None, None)
+            if not isinstance(rule, Rule) or not (isinstance(where, (str, type)) or callable(where)):
+                raise InvalidInput(
+                    f"Composite: {pair!r} is not a pair of where and rule\n"
+                    '  do: give pairs such as ("convolution", relprop.rules.ZPlus())'
+                )
+        object.__setattr__(self, "rules", pairs)
+        object.__setattr__(self, "fold", fold)
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "about", about)
+
+    def __str__(self) -> str:
+        rows = [(_where(where), str(rule)) for where, rule in self.rules]
+        return table(("where", "rule"), [*rows, ("everything else", "the default of its kind")])
+
+    def __hash__(self) -> int:
+        return hash((self.rules, self.fold))
+
+
+def _where(where: Where) -> str:
+    if isinstance(where, str):
+        return where
+    return getattr(where, "__qualname__", repr(where))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Every operation that relevance passes, in the order of the forward pass, with its rule."""
+
+    rows: tuple[Planned, ...]
+    composite: Composite
+
+    def __iter__(self) -> Iterator[Planned]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __str__(self) -> str:
+        head = ("operation", "module", "source", "output", "rule", "why")
+        return table(head, [(r.operation, r.module or "·", r.source, r.shape, str(r.rule), r.why) for r in self.rows])
+
+    def as_dicts(self) -> list[dict[str, str]]:
+        """The rows as plain strings, for files and machines."""
+        keys = ("name", "operation", "kind", "module", "module_class", "source", "shape")
+        return [{k: str(getattr(r, k)) for k in keys} | {"rule": str(r.rule), "why": r.why} for r in self.rows]
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A plain text table, columns aligned."""
+    widths = [max(len(str(row[i])) for row in [head, *rows]) for i in range(len(head))]
+    lines = ["  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]]
+    return "\n".join([lines[0], "  ".join("─" * width for width in widths), *lines[1:]])
+
+
+def assign(graph: Graph, facts: Facts, composite: Composite) -> Plan:
+    """The plan of a composite for a graph.
+
+    Raises:
+        UnsupportedOperation: operations on the way of relevance have no row in the table; all are named.
+        InvalidInput: the composite gives an operation a rule that it cannot obey.
+    """
+    carriers = {ref.name for ref in facts.data}
+    nodes = [node for node in graph.nodes if node.kind == "call" and node.name in carriers]
+    refuse(nodes, facts)
+    first, last = first_and_last(graph, OPS, facts)
+    rows = []
+    used: set[int] = set()
+    for node in nodes:
+        operation = OPS[node.operation]
+        planned = Planned(
+            node.name,
+            node.operation + (" + batch_norm" if node.folded else ""),
+            kind_of(node, operation, facts),
+            node.module,
+            node.module_class,
+            node.calls,
+            node.source,
+            str(node.meta if not isinstance(node.meta, tuple) else node.meta[0] if node.meta else ""),
+            node.name in first,
+            node.name in last,
+        )
+        rows.append(_with_rule(planned, operation, composite, used))
+    for index, (where, rule) in enumerate(composite.rules):
+        if index not in used and not _is_kind(where):
+            warnings.warn(
+                f"the composite's pair {_where(where)!r}: {rule} applies to no operation of this model",
+                RelevanceWarning,
+                stacklevel=2,
+            )
+    return Plan(tuple(rows), composite)
+
+
+def kind_of(node: Node, operation: Operation, facts: Facts) -> str:
+    """The row's kind; a linear operation both of whose factors are data is a product."""
+    if operation.kind in WEIGHTED:
+        factors = [argument for i, argument in enumerate(node.args) if not _is_bias(node, i)]
+        if sum(ref in facts.data for argument in factors for ref in refs(argument)) > 1:
+            return "product"
+    if operation.kind in ("product", "addition", "max") and len(node.args) > 1:
+        if sum(ref in facts.data for ref in refs(node.args[:2])) < 2:
+            return operation.kind if operation.kind != "product" else "activation"
+    return operation.kind
+
+
+def _is_bias(node: Node, position: int) -> bool:
+    return position == 0 if "addmm" in node.operation or "baddbmm" in node.operation else position == 2
+
+
+def refuse(nodes: list[Node], facts: Facts) -> None:
+    """Raise `UnsupportedOperation` that names every operation without a relevance function."""
+    problems = []
+    for node in nodes:
+        if not any(ref in facts.data for ref in parents(node)):
+            continue
+        operation = OPS.get(node.operation)
+        reason = "no relevance function" if operation is None else operation.refuses(node)
+        if reason is not None:
+            shape = node.meta if not isinstance(node.meta, tuple) else node.meta[0] if node.meta else None
+            problems.append(f"{node.operation}: {reason}\n  at {node.where()}, output {shape}")
+    if problems:
+        more = f"\n… and {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise UnsupportedOperation(
+            "\n".join(problems[:8])
+            + more
+            + "\n  do: add a row for it with relprop.register (docs/operations.md), or explain a part of the model without it"
+        )
+
+
+def _with_rule(planned: Planned, operation: Operation, composite: Composite, used: set[int]) -> Planned:
+    for index, (where, rule) in enumerate(composite.rules):
+        why = _match(where, planned)
+        if why is None or (not isinstance(rule, operation.rules) and not _is_kind(where)):
+            continue
+        if why.startswith("path") and isinstance(rule, LinearRule) and planned.kind not in WEIGHTED:
+            continue
+        if planned.kind == "product" and operation.kind in WEIGHTED and isinstance(rule, LinearRule):
+            continue  # a product of two data tensors is no linear operation, whatever its spelling
+        if not isinstance(rule, operation.rules):
+            raise InvalidInput(
+                f"rules: {rule} cannot be used for {planned.operation} ({planned.module or 'the model itself'}, {planned.source})\n"
+                f"  do: one of {', '.join(t.__name__ for t in operation.rules)}, or a narrower `where` than {_where(where)!r}"
+            )
+        used.add(index)
+        return dataclasses.replace(planned, rule=rule, why=why)
+    default = operation.default
+    if planned.kind == "product" and operation.kind in WEIGHTED:
+        default = Product()
+    return dataclasses.replace(planned, rule=default, why=f"default of {planned.kind}")
+
+
+def _is_kind(where: Where) -> bool:
+    return isinstance(where, str) and (where in KINDS or where in POSITIONS or where == "weighted")
+
+
+def _match(where: Where, planned: Planned) -> str | None:
+    """Why the operation is selected, or None."""
+    if isinstance(where, type):
+        same = planned.module_class == f"{where.__module__}.{where.__qualname__}"
+        return f"module class {where.__name__}" if same else None
+    if callable(where):
+        return f"predicate {_where(where)}" if where(planned) else None
+    if where in KINDS or where == "weighted":
+        kinds = WEIGHTED if where == "weighted" else (where,)
+        return f"kind {where}" if planned.kind in kinds else None
+    if where in POSITIONS:
+        return f"{where} weighted operation" if getattr(planned, where) else None
+    pattern = where.removeprefix("path:")
+    return f"path {pattern}" if fnmatch.fnmatchcase(planned.module, pattern) else None
+
+
+def explain_kinds() -> str:
+    """The kinds of operations with their meaning, as a table."""
+    return table(("kind", "meaning"), [*KINDS.items(), *POSITIONS.items()])
+
+

@@ -1,0 +1,132 @@
+"""What a relevance function sees (`Step`) and what it returns (`Shares`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from relprop.engine.graph import Node, Ref, refs
+
+if TYPE_CHECKING:
+    from relprop.engine.rules import Rule
+
+_BLOCK = 1024
+
+
+class Layout(NamedTuple):
+    """Where the samples of a batch lie in a tensor: index i of `dimension` belongs to sample (i // inner) mod B."""
+
+    dimension: int
+    inner: int
+
+
+def sum_per_sample(values: Tensor, layout: Layout | None, batch: int) -> Tensor:
+    """Σ values of each sample, float64, shape (B,). Blocks of 1024 values are summed in the tensor's own precision.
+
+    With `layout` None, or one sample, all values belong to one sample.
+    """
+    if values.dtype in (torch.float16, torch.bfloat16):
+        values = values.float()
+    if layout is None or batch == 1:
+        return _blocked_sum(values.reshape(1, -1))
+    dimension, inner = layout
+    size = values.shape[dimension]
+    if dimension == 0 and size == batch * inner:
+        return _blocked_sum(values.reshape(batch, -1))
+    split = (*values.shape[:dimension], size // (batch * inner), batch, inner, *values.shape[dimension + 1 :])
+    return _blocked_sum(values.reshape(split).movedim(dimension + 1, 0).reshape(batch, -1))
+
+
+def _blocked_sum(rows: Tensor) -> Tensor:
+    """Row sums in float64: exact enough in float32 within a block, and as fast as memory allows."""
+    if rows.dtype == torch.float64 or rows.shape[1] <= _BLOCK:
+        return rows.sum(1, dtype=torch.float64)
+    whole = rows.shape[1] // _BLOCK * _BLOCK
+    total = rows[:, :whole].reshape(rows.shape[0], -1, _BLOCK).sum(-1).sum(-1, dtype=torch.float64)
+    return total + rows[:, whole:].sum(1, dtype=torch.float64) if whole < rows.shape[1] else total
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """The relevance that an operation hands to its arguments, and what it absorbed.
+
+    `arguments`: from the position of an argument (or the name of a keyword) to relevance of that argument's shape; a
+    list of them where the argument is a list of tensors. Arguments left out get nothing.
+    `absorbed`: from a reason to its sum over each sample, (B,) float64. Computed from the rule's formula, never as a
+    difference of what came in and what went out: otherwise the audit could not fail.
+    """
+
+    arguments: dict[int | str, Any]
+    absorbed: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Step:
+    """One operation at the time of the walk: its values, its rule, and what is known of them."""
+
+    node: Node
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any
+    rule: Rule
+    batch: int
+    is_data: Callable[[Ref], bool]  # carries relevance
+    is_nonnegative: Callable[[Ref], bool]  # never below zero, whatever the input
+    layout_of: Callable[[Ref], Layout | None]
+    gates: Callable[[Ref], bool]  # the output of a sigmoid or softmax, rearranged at most
+    statistics: Callable[[Ref, Ref], bool]  # the first is a statistic (norm, deviation, mean) of the second
+    parameters: Callable[[Ref], bool]  # computed from weights alone
+    cached: Callable[[Ref, str, Callable[[], Any]], Any]  # something derived from a value, kept while weights stay
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """What the operation computes."""
+        assert self.node.function is not None
+        return self.node.function
+
+    def data(self, position: int | str) -> bool:
+        """Whether the argument at that position (or keyword) depends on what is explained."""
+        argument = self._argument(position)
+        return any(self.is_data(ref) for ref in refs(argument))
+
+    def nonnegative(self, position: int | str) -> bool:
+        """Whether the argument at that position is never negative."""
+        found = list(refs(self._argument(position)))
+        return bool(found) and all(self.is_nonnegative(ref) for ref in found)
+
+    def is_gate(self, position: int) -> bool:
+        """Whether the argument at that position is a gate: the output of a sigmoid or softmax, rearranged at most."""
+        return any(self.gates(ref) for ref in refs(self._argument(position)))
+
+    def is_statistic(self, position: int, of: int) -> bool:
+        """Whether one argument is a norm, a mean or a deviation over the values of the other."""
+        pairs = ((s, x) for s in refs(self._argument(position)) for x in refs(self._argument(of)))
+        return any(self.statistics(s, x) for s, x in pairs)
+
+    def is_parameter(self, position: int) -> bool:
+        """Whether the argument at that position is computed from the model's weights alone."""
+        return any(self.parameters(ref) for ref in refs(self._argument(position)))
+
+    def _argument(self, position: int | str) -> Any:
+        if isinstance(position, str):
+            return self.node.kwargs.get(position)
+        return self.node.args[position] if position < len(self.node.args) else None
+
+    def arg(self, position: int, name: str, default: Any = None) -> Any:
+        """An argument by position or keyword."""
+        if position < len(self.args):
+            return self.args[position]
+        return self.kwargs.get(name, default)
+
+    def account(self, values: Tensor, index: int | None = None) -> Tensor:
+        """Σ per sample of a tensor that is laid out like the output (or like its part `index`): (B,) float64."""
+        return sum_per_sample(values, self.layout_of(Ref(self.node.name, index)), self.batch)
+
+    def account_argument(self, values: Tensor, position: int) -> Tensor:
+        """Σ per sample of a tensor that is laid out like an argument: (B,) float64."""
+        ref = next(refs(self.node.args[position]))
+        return sum_per_sample(values, self.layout_of(ref), self.batch)

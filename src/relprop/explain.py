@@ -1,0 +1,545 @@
+"""`explain` and `Explainer`: capture, canonise, analyse, plan, walk and audit, in that order."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from relprop.engine import audit as accounts
+from relprop.engine import capture as capturing
+from relprop.engine.analyse import Facts, analyse, values_of
+from relprop.engine.canonise import canonise
+from relprop.engine.graph import Graph, Meta, Node, Ref, consumers
+from relprop.engine.ops import OPS
+from relprop.engine.plan import Composite, Plan, assign
+from relprop.engine.presets import named
+from relprop.engine.propagate import HALF, Program, Weights, prepare, record, walk
+from relprop.engine.rules import Rule
+from relprop.errors import CaptureError, InvalidInput, UnsupportedOperation
+from relprop.explanation import Explanation
+from relprop.targets import Score, Target, main_output, weights_of
+
+Inputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
+
+
+def explain(
+    model: Any, inputs: Inputs, target: Target = None, rules: Any = "auto", method: str = "lrp", **options: Any
+) -> Explanation:
+    """Explain the score that a model gives to `target`, by layer-wise relevance propagation or another method.
+
+    Args:
+        model: a `torch.nn.Module` in eval mode, a `torch.export.ExportedProgram` or the path of a saved one (`.pt2`).
+            It is never changed.
+        inputs: a tensor (B, …), a tuple of tensors (positional arguments) or a dict (keyword arguments).
+        target: None for the class with the largest output, an int or B of them, a tuple (an index into an output of
+            more than two dimensions), a float tensor of the output's shape (weights of a sum of outputs), or a callable
+            that takes the output and returns one score a sample, (B,).
+        rules: the name of a preset (`relprop.presets()`), a rule for all linear operations, or a `Composite`.
+        method: "lrp", or one of `relprop.methods()`.
+        options: see `Explainer`.
+
+    Returns:
+        An `Explanation`: relevance of the input's shape, score, audit.
+
+    Raises:
+        InvalidInput: an argument is wrong; the message says which and what to do.
+        UnsupportedOperation: the model has an operation that no rule covers; nothing has been computed.
+        CaptureError: the model cannot be captured.
+        ConservationError: the audit does not close.
+    """
+    return Explainer(model, rules, method, **options)(inputs, target)
+
+
+@dataclass(slots=True)
+class Captured:
+    """A canonised graph with its facts, and what is derived from it on first use."""
+
+    graph: Graph
+    facts: Facts
+    store: Weights = field(default_factory=Weights)
+    programs: dict[Any, Program] = field(default_factory=dict)
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+
+_CACHE: weakref.WeakKeyDictionary[Any, dict[Any, Captured]] = weakref.WeakKeyDictionary()
+
+
+def clear_cache() -> None:
+    """Forget all captured graphs and everything derived from models' weights."""
+    with capturing.LOCK:
+        _CACHE.clear()
+
+
+class Explainer:
+    """Explains one model many times: the model is captured and planned once for each kind of input.
+
+    Args:
+        model, rules, method: as for `explain`.
+        example: an input to capture and plan at once, so that `plan` can be printed before anything is explained.
+        audit: keep the account and check it (default). Without it `Explanation.audit` is None.
+        batch_size: the number of samples that are walked at a time; by default as many as fit the free memory.
+
+    `plan` is the plan for the inputs seen last (or the example). An explainer may be shared by threads.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        rules: Any = "auto",
+        method: str = "lrp",
+        example: Inputs | None = None,
+        *,
+        audit: bool = True,
+        batch_size: int | None = None,
+    ) -> None:
+        from relprop.methods import METHODS
+
+        if method not in METHODS:
+            raise InvalidInput(f"method: {method!r} is unknown\n  do: one of {', '.join(METHODS)}")
+        if batch_size is not None and batch_size < 1:
+            raise InvalidInput(f"batch_size: {batch_size} is below 1")
+        self.model = capturing.load(model) if isinstance(model, (str, Path)) else model
+        _check_model(self.model)
+        self.composite = composite_of(rules)
+        self.method = method
+        self.audit = audit
+        self.batch_size = batch_size
+        self._plan: Plan | None = None
+        if example is not None:
+            args, kwargs = arguments(example)
+            check_inputs(self.model, args, kwargs)
+            self.program(args, kwargs)
+
+    @property
+    def plan(self) -> Plan:
+        """Every operation that relevance passes, its rule and why. Raises `InvalidInput` before any input is known."""
+        if self._plan is None:
+            raise InvalidInput(
+                "plan: the model has not been captured yet\n  do: give example= an input, or explain one"
+            )
+        return self._plan
+
+    def __call__(self, inputs: Inputs, target: Target = None) -> Explanation:
+        """Explain one batch. See `explain`."""
+        return self.explain_targets(inputs, [target])[0]
+
+    def explain_targets(self, inputs: Inputs, targets: Sequence[Target]) -> list[Explanation]:
+        """One explanation for each of several targets of the same inputs, from one forward pass."""
+        from relprop.methods import METHODS
+
+        args, kwargs = arguments(inputs)
+        _check_model(self.model)
+        check_inputs(self.model, args, kwargs)
+        if not targets:
+            raise InvalidInput("targets: the list is empty")
+        captured, program = self.program(args, kwargs)
+        batch = capturing.batch_size((args, kwargs))
+        size = batch if self.batch_size is None else self.batch_size
+        if not captured.graph.batched:
+            size = 1
+        elif self.batch_size is None:
+            size = min(batch, fitting(captured.graph, (args, kwargs)))
+        parts: list[list[Explanation]] = []
+        for start in range(0, batch, size):
+            part_args, part_kwargs = slice_batch((args, kwargs), batch, start, min(start + size, batch))
+            part_targets = [slice_target(target, batch, start, min(start + size, batch)) for target in targets]
+            parts.append(METHODS[self.method].run(self, captured, program, part_args, part_kwargs, part_targets))
+        return [_join([part[i] for part in parts], inputs) for i in range(len(targets))]
+
+    def program(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Captured, Program]:
+        """The captured graph for inputs like these, and its plan."""
+        captured = captured_graph(self.model, args, kwargs, self.composite.fold)
+        with captured.lock:
+            key = (self.composite, self.composite.name)
+            if key not in captured.programs:
+                plan = assign(captured.graph, captured.facts, self.composite)
+                captured.programs[key] = prepare(captured.graph, captured.facts, plan)
+            program = captured.programs[key]
+        self._plan = program.plan
+        return captured, program
+
+
+def composite_of(rules: Any) -> Composite:
+    """The composite that `rules` means: a preset's name, a rule for all linear operations, or a composite itself."""
+    if isinstance(rules, str):
+        return named(rules)
+    if isinstance(rules, Rule):
+        return Composite([("weighted", rules)], name=type(rules).__name__)
+    if isinstance(rules, Composite):
+        return rules
+    raise InvalidInput(f"rules: {rules!r} is neither a preset's name, a rule nor a Composite")
+
+
+def arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments of the model's call."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    if isinstance(inputs, (tuple, list)):
+        return tuple(inputs), {}
+    return (inputs,), {}
+
+
+def _check_model(model: Any) -> None:
+    if isinstance(model, torch.nn.Module):
+        for path, module in model.named_modules():
+            if module.training:
+                where = f"its module {path!r} is" if path else "it is"
+                raise InvalidInput(
+                    f"model: {where} in training mode, where dropout and batch statistics make a score of chance\n"
+                    "  do: call model.eval() first"
+                )
+
+
+def check_inputs(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise `InvalidInput` for what is no tensor, empty, not finite, on another device or of another type than the model."""
+    leaves = pytree.tree_leaves((args, kwargs))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    if not tensors:
+        given = type(leaves[0]).__name__ if leaves else "nothing"
+        raise InvalidInput(f"inputs: {given} holds no tensor\n  do: give a torch.Tensor with the batch first")
+    batch = capturing.batch_size((args, kwargs))
+    weight = next((w for w in _weights(model) if w.is_floating_point()), None)
+    for tensor in tensors:
+        if tensor.numel() == 0 or batch == 0:
+            raise InvalidInput(f"inputs: an empty batch, shape {tuple(tensor.shape)}")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            count = int((~torch.isfinite(tensor)).sum())
+            raise InvalidInput(f"inputs: {count} of {tensor.numel()} values are NaN or infinite")
+        if weight is not None and tensor.device != weight.device:
+            raise InvalidInput(
+                f"inputs: on {tensor.device}, but the model is on {weight.device}\n  do: move one of them: inputs.to({str(weight.device)!r})"
+            )
+        if weight is not None and tensor.is_floating_point() and tensor.dtype != weight.dtype:
+            raise InvalidInput(
+                f"inputs: of type {tensor.dtype}, but the model's weights are {weight.dtype}\n  do: inputs.to({weight.dtype})"
+            )
+
+
+def _weights(model: Any) -> Iterable[Tensor]:
+    return model.parameters() if isinstance(model, torch.nn.Module) else model.state_dict.values()
+
+
+def captured_graph(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], fold: bool) -> Captured:
+    """The canonised graph of the model for inputs of these shapes and types, captured at most once."""
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    batch = capturing.batch_size((args, kwargs))
+    signature = tuple(_signature(leaf, batch) for leaf in leaves)
+    with capturing.LOCK:
+        known = _CACHE.setdefault(model, {})
+        key = (structure_of(model), str(spec), signature, fold)
+        if key not in known:
+            graph = canonise(_capture(model, args, kwargs), fold)
+            known[key] = Captured(graph, analyse(graph, OPS))
+            _verify(model, known[key], args, kwargs)
+        return known[key]
+
+
+def _capture(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
+    try:
+        return capturing.capture(model, args, kwargs)
+    except (CaptureError, UnsupportedOperation):
+        if isinstance(model, torch.nn.Module):
+            _run_eagerly(model, capturing.samples(args, 1), capturing.samples(kwargs, 1))
+        raise
+
+
+def _run_eagerly(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The model's own output. Raises `InvalidInput` where the model itself fails on these inputs."""
+    with torch.no_grad():
+        try:
+            return model(*args, **kwargs)
+        except Exception as error:
+            shapes = ", ".join(str(tuple(t.shape)) for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor))
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise InvalidInput(f"inputs: the model itself fails on one sample of shape {shapes}: {first}") from error
+
+
+def _signature(leaf: Any, batch: int) -> Any:
+    if not isinstance(leaf, Tensor):
+        return leaf if isinstance(leaf, (int, float, str, bool, type(None))) else repr(leaf)
+    shape = tuple(leaf.shape)
+    return (("B", *shape[1:]) if shape and shape[0] == batch else shape), leaf.dtype, leaf.device
+
+
+def structure_of(model: Any) -> Any:
+    """What tells one structure of a model from another: its modules, their settings and hooks; weights by shape and type."""
+    if not isinstance(model, torch.nn.Module):
+        return None
+    parts: list[Any] = []
+    for path, module in model.named_modules(remove_duplicate=False):
+        parts.append((path, id(type(module)), id(module)))
+        for name, value in vars(module).items():
+            if isinstance(value, (int, float, str, bool, tuple, list)):
+                parts.append((name, str(value)))
+            elif name in ("_parameters", "_buffers"):
+                parts.append(tuple((k, None if v is None else (v.dtype, v.shape, v.device)) for k, v in value.items()))
+            elif "hooks" in name and value:
+                parts.append((name, tuple(map(id, value.values()))))
+            elif callable(value) and not isinstance(value, torch.nn.Module):
+                parts.append((name, id(value)))
+    return hash(tuple(parts))
+
+
+def _verify(model: Any, captured: Captured, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Check that the graph computes what the model computes, once after capture."""
+    if not isinstance(model, torch.nn.Module):
+        return
+    count = 2 if captured.graph.batched else 1
+    args, kwargs = capturing.samples(args, count), capturing.samples(kwargs, count)
+    random = torch.get_rng_state()
+    expected = _run_eagerly(model, pytree.tree_map(_copy, args), pytree.tree_map(_copy, kwargs))
+    torch.set_rng_state(random)
+    plan = Plan((), Composite())
+    program = prepare(captured.graph, captured.facts, plan)
+    values = record(program, leaves_of(model, captured.graph, args, kwargs), Weights())
+    for ref, value in zip(captured.graph.outputs(), (v for v in pytree.tree_leaves(expected) if isinstance(v, Tensor)), strict=False):
+        found = values[ref.name] if ref.index is None else values[ref.name][ref.index]
+        loose = 5e-2 if value.dtype in HALF else 1e-3 if value.dtype == torch.float32 else 1e-6
+        scale = max(1.0, float(value.abs().max())) if value.numel() else 1.0
+        if found.shape != value.shape or not torch.allclose(found, value, atol=loose * scale, rtol=loose, equal_nan=True):
+            raise CaptureError(
+                "the captured graph does not compute what the model computes: its forward pass depends on chance,"
+                " on the values of the input or on state outside its parameters\n"
+                "  do: make the forward pass a function of its inputs and weights"
+            )
+
+
+def _copy(leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
+
+
+def leaves_of(model: Any, graph: Graph, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The values of inputs, weights (read live) and constants by node name."""
+    flat = pytree.tree_leaves((args, kwargs))
+    values: dict[str, Any] = {}
+    with capturing.LOCK:
+        for node in graph.nodes:
+            if node.kind == "input":
+                values[node.name] = flat[int(node.origin)].detach()
+            elif node.kind == "weight":
+                values[node.name] = weight_of(model, node.origin).detach()
+            elif node.kind == "constant":
+                values[node.name] = graph.constants[node.origin]
+    return values
+
+
+def weight_of(model: Any, path: str) -> Tensor:
+    """The parameter or buffer at a path of the model, as it is now."""
+    if isinstance(model, ExportedProgram):
+        found = model.state_dict.get(path)
+        return model.constants[path] if found is None else found
+    owner, _, name = path.rpartition(".")
+    return getattr(model.get_submodule(owner), name)  # type: ignore[no-any-return]
+
+
+def weights_by_node(graph: Graph, values: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights among the values."""
+    return {node.name: values[node.name] for node in graph.nodes if node.kind == "weight"}
+
+
+def fitting(graph: Graph, inputs: Any) -> int:
+    """How many samples fit half of the free memory, by the sizes of all values of the graph."""
+    per_sample = 0
+    for node in graph.nodes:
+        for meta in node.meta if isinstance(node.meta, tuple) else (node.meta,):
+            if node.kind == "call" and isinstance(meta, Meta) and meta.batch:
+                size = 4
+                for length in meta.shape:
+                    size *= length
+                per_sample += size // 2
+    device = next(leaf.device for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor))
+    return max(1, int(free_memory(device) / 2 / max(1, 2 * per_sample)))
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be had on a device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 8 * 1024**3
+
+
+def slice_batch(structure: Any, batch: int, start: int, stop: int) -> Any:
+    """The samples from start to stop of every tensor that has the batch first."""
+    if start == 0 and stop == batch:
+        return structure
+
+    def take(leaf: Any) -> Any:
+        batched = isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == batch
+        return leaf[start:stop] if batched else leaf
+
+    return pytree.tree_map(take, structure)
+
+
+def slice_target(target: Target, batch: int, start: int, stop: int) -> Target:
+    """The part of a target that belongs to the samples from start to stop."""
+    if start == 0 and stop == batch:
+        return target
+    if isinstance(target, Tensor) and target.dim() and target.shape[0] == batch:
+        return target[start:stop]
+    if isinstance(target, list) and len(target) == batch:
+        return target[start:stop]
+    return target
+
+
+def _join(parts: list[Explanation], inputs: Inputs) -> Explanation:
+    first = parts[0]
+
+    def cat(pieces: list[Any]) -> Any:
+        return torch.cat(pieces) if isinstance(pieces[0], Tensor) and pieces[0].dim() else pieces[0]
+
+    def merge(structures: list[Any]) -> Any:
+        flat = [pytree.tree_flatten(structure) for structure in structures]
+        return pytree.tree_unflatten([cat(list(column)) for column in zip(*(f[0] for f in flat), strict=True)], flat[0][1])
+
+    if len(parts) == 1:
+        relevance, output, target, score, audit = first.relevance, first.output, first.target, first.score, first.audit
+    else:
+        relevance, output = merge([p.relevance for p in parts]), merge([p.output for p in parts])
+        target = cat([p.target for p in parts]) if isinstance(first.target, Tensor) and first.target.shape[:1] == first.score.shape else first.target
+        score = torch.cat([p.score for p in parts])
+        audits = [p.audit for p in parts if p.audit is not None]
+        audit = accounts.join(audits) if audits else None
+    at = None if first._at is None else _at_of([p._at for p in parts])
+    return Explanation(relevance, output, target, score, audit, inputs, first.plan, first.method, at)
+
+
+def _at_of(functions: list[Any]) -> Callable[[str], Any]:
+    def at(path: str) -> Any:
+        found = [function(path) for function in functions]
+        if isinstance(found[0], tuple):
+            return tuple(torch.cat(list(column)) for column in zip(*found, strict=True))
+        return torch.cat(found)
+
+    return at
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """A forward pass and how to start a walk from it."""
+
+    values: dict[str, Any]
+    output: Any
+    batch: int
+
+
+def forward(explainer: Explainer, captured: Captured, program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Forward:
+    """Run the graph on one batch and keep what the walk reads."""
+    leaves = leaves_of(explainer.model, captured.graph, args, kwargs)
+    captured.store.fresh(weights_by_node(captured.graph, leaves))
+    values = record(program, leaves, captured.store)
+
+    def value(ref: Any) -> Any:
+        if not isinstance(ref, Ref):
+            return ref
+        held = values[ref.name]
+        return held if ref.index is None else held[ref.index]
+
+    output = pytree.tree_map(value, captured.graph.output, is_leaf=lambda leaf: isinstance(leaf, Ref))
+    return Forward(values, output, capturing.batch_size((args, kwargs)))
+
+
+def start(
+    explainer: Explainer, captured: Captured, passed: Forward, target: Target
+) -> tuple[dict[Ref, Tensor], Tensor, Any, list[accounts.Entry]]:
+    """The relevance of the model's outputs that starts the walk, the score, the resolved target, and the accounts so far."""
+    if callable(target) and not isinstance(target, Tensor):
+        return _start_callable(explainer, captured, passed, target)
+    ref, output = main_output(captured.graph.output), main_output(passed.output)
+    if not output.is_floating_point():
+        raise InvalidInput(f"target: the output is of type {output.dtype}, not a real number")
+    if output.dim() == 0 or output.shape[0] != passed.batch:
+        raise InvalidInput(
+            f"target: the output has shape {tuple(output.shape)} for {passed.batch} samples\n  do: give a model whose output has the batch first"
+        )
+    _check_finite(explainer.model, output)
+    weights, resolved = weights_of(target, output, passed.batch)
+    if ref not in captured.facts.data:
+        raise InvalidInput("model: the output does not depend on the inputs through operations that carry relevance")
+    seed = weights * output
+    seed = seed.float() if seed.dtype in HALF else seed
+    return {ref: seed}, seed.flatten(1).sum(1) if seed.dim() > 1 else seed, resolved, []
+
+
+def _check_finite(model: Any, output: Tensor) -> None:
+    if bool(torch.isfinite(output).all()):
+        return
+    if isinstance(model, torch.nn.Module):
+        for path, weight in [*model.named_parameters(), *model.named_buffers()]:
+            if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
+                raise InvalidInput(f"model: its weight {path!r} holds NaN or infinity")
+    raise InvalidInput("model: its output is NaN or infinite for these inputs")
+
+
+def _start_callable(
+    explainer: Explainer, captured: Captured, passed: Forward, target: Callable[[Any], Tensor]
+) -> tuple[dict[Ref, Tensor], Tensor, Any, list[accounts.Entry]]:
+    """A callable target is captured like a model and walked first."""
+    leaves, spec = pytree.tree_flatten(passed.output)
+    refs = pytree.tree_leaves(captured.graph.output, is_leaf=lambda leaf: isinstance(leaf, Ref))
+    for leaf in leaves:
+        if isinstance(leaf, Tensor) and leaf.is_floating_point():
+            _check_finite(explainer.model, leaf)
+    module = Score(target, spec)
+    scorer = Explainer(module, explainer.composite)
+    scored, program = scorer.program(tuple(leaves), {})
+    result = forward(scorer, scored, program, tuple(leaves), {})
+    score = result.output
+    if score.shape != (passed.batch,):
+        raise InvalidInput(f"target: the callable returned shape {tuple(score.shape)}\n  do: return one score a sample, shape (B,)")
+    ref = main_output(scored.graph.output)
+    if ref not in scored.facts.data:
+        raise InvalidInput("target: the callable's score does not depend on the model's output")
+    seed = score.float() if score.dtype in HALF else score
+    way = walk(program, result.values, {ref: seed}, scored.store, passed.batch, explainer.audit)
+    origins = {node.name: int(node.origin) for node in scored.graph.nodes if node.kind == "input"}
+    seeds: dict[Ref, Tensor] = {}
+    for name, relevance in way.inputs.items():
+        place = refs[origins[name]]
+        seeds[place] = seeds[place] + relevance if place in seeds else relevance
+    return {r: s for r, s in seeds.items() if r in captured.facts.data}, seed, target, way.entries
+
+
+def module_outputs(graph: Graph, facts: Facts) -> dict[str, list[Ref]]:
+    """For each call of a module, the data values computed in it that are read outside it: its outputs."""
+    readers = consumers(graph)
+    calls = {node.name: frozenset(node.calls) for node in graph.nodes}
+    found: dict[str, list[Ref]] = {}
+    for node in graph.nodes:
+        for ref in values_of(node):
+            if node.kind != "call" or ref not in facts.data:
+                continue
+            for call in node.calls:
+                if any(name == "output" or call not in calls[name] for name in readers.get(ref, ())):
+                    found.setdefault(call, []).append(ref)
+    return found
+
+
+def places(captured: Captured, path: str) -> list[list[Ref]]:
+    """The values that are the output of the module at a path, a list for each of its calls."""
+    outputs = module_outputs(captured.graph, captured.facts)
+    calls = [call for call in outputs if call == path or ("@" not in path and capturing.path_of(call) == path)]
+    if not calls:
+        known = sorted({capturing.path_of(call) for call in outputs if call})
+        near = [name for name in known if name.startswith(path.split(".")[0])] or known
+        raise InvalidInput(
+            f"at: no relevance at {path!r}: there is no such module, or it computes nothing of its own (an identity, an inactive dropout)\n"
+            f"  do: one of {', '.join(near[:12])}{' …' if len(near) > 12 else ''}"
+        )
+    return [outputs[call] for call in calls]
+
+

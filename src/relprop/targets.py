@@ -1,0 +1,148 @@
+"""What is explained: from the caller's `target` to one score a sample and the relevance that starts the walk."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from relprop.engine.graph import Ref
+from relprop.errors import InvalidInput
+
+Target = int | Sequence[Any] | Tensor | Callable[[Any], Tensor] | None
+
+MAIN = ("logits", "out")
+"""Names under which models that return several values keep the one that is explained."""
+
+
+def main_output(output: Any) -> Any:
+    """The one value of a model's output that a target means: the output itself, or its part "logits" or "out".
+
+    Raises `InvalidInput` where the model returns several values and none has such a name.
+    """
+    if isinstance(output, (Tensor, Ref)):
+        return output
+    if isinstance(output, Mapping) or dataclasses.is_dataclass(output):
+        for name in MAIN:
+            part = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+            if isinstance(part, (Tensor, Ref)):
+                return part
+    leaves = [leaf for leaf in pytree.tree_leaves(output, is_leaf=_is_value) if _is_value(leaf)]
+    if len(leaves) == 1:
+        return leaves[0]
+    names = ", ".join(map(str, output)) if isinstance(output, Mapping) else f"{len(leaves)} values"
+    raise InvalidInput(
+        f"target: the model returns several outputs ({names})\n"
+        "  do: give a callable that takes the output and returns one score a sample: target=lambda y: y[0][:, 3]"
+    )
+
+
+def _is_value(leaf: Any) -> bool:
+    return isinstance(leaf, (Tensor, Ref))
+
+
+def weights_of(target: Target, output: Tensor, batch: int) -> tuple[Tensor, Any]:
+    """The weights w of the explained sum of outputs, score = Σ w·y per sample, in y's shape; and the resolved target.
+
+    Raises `InvalidInput` for a target that is out of range, of the wrong type or the wrong number.
+    """
+    if isinstance(target, Tensor) and target.is_floating_point():
+        return _given(target, output), target.detach()
+    if output.dim() == 1:
+        if target not in (None, 0):
+            raise InvalidInput("target: the model returns one number a sample\n  do: leave target out")
+        return torch.ones_like(output), torch.zeros(batch, dtype=torch.long)
+    if target is None:
+        if output.dim() > 2:
+            raise InvalidInput(
+                f"target: the output has shape {tuple(output.shape)}, so that there is no largest class\n"
+                "  do: give a tuple with an index into it, such as (class, row, column) or (position, token),"
+                " or a callable that returns one score a sample"
+            )
+        target = output.detach().argmax(1)
+    if isinstance(target, tuple):
+        return _indexed([target] * batch, output), target
+    classes = _classes(target, batch)
+    if output.dim() > 2:
+        raise InvalidInput(
+            f"target: {target!r} does not name one value of an output of shape {tuple(output.shape)}\n"
+            "  do: give a tuple with an index for each dimension after the batch"
+        )
+    _in_range(classes, output.shape[1], "classes")
+    index = torch.tensor(classes, device=output.device)
+    weights = torch.zeros_like(output)
+    weights[torch.arange(batch, device=output.device), index] = 1
+    return weights, index.to("cpu")
+
+
+def _classes(target: Any, batch: int) -> list[int]:
+    if isinstance(target, Tensor):
+        target = target.tolist()
+    if hasattr(target, "tolist") and not isinstance(target, (int, list)):
+        target = target.tolist()
+    if isinstance(target, bool):
+        raise InvalidInput("target: True and False are no classes\n  do: give the number of an output")
+    if isinstance(target, int):
+        return [target] * batch
+    if not isinstance(target, list) or not all(isinstance(t, int) and not isinstance(t, bool) for t in target):
+        raise InvalidInput(
+            f"target: {target!r} is neither a class, a list of classes, a tuple of indices, weights (float tensor) nor a callable"
+        )
+    if len(target) != batch:
+        raise InvalidInput(f"target: {len(target)} classes for {batch} samples\n  do: give one number, or one a sample")
+    return target
+
+
+def _in_range(values: list[int], size: int, what: str) -> None:
+    for value in values:
+        if not 0 <= value < size:
+            raise InvalidInput(f"target: {value} is out of range, the output has {size} {what} (0 to {size - 1})")
+
+
+def _indexed(targets: list[tuple[Any, ...]], output: Tensor) -> Tensor:
+    weights = torch.zeros_like(output)
+    for sample, index in enumerate(targets):
+        if len(index) != output.dim() - 1 or not all(isinstance(i, int) for i in index):
+            raise InvalidInput(
+                f"target: {index!r} does not index one value of an output of shape {tuple(output.shape)}\n"
+                f"  do: give {output.dim() - 1} whole numbers, one for each dimension after the batch"
+            )
+        for i, size in zip(index, output.shape[1:], strict=True):
+            if not -size <= i < size:
+                raise InvalidInput(f"target: {index!r} is out of range of an output of shape {tuple(output.shape)}")
+        weights[(sample, *index)] = 1
+    return weights
+
+
+def _given(target: Tensor, output: Tensor) -> Tensor:
+    if target.shape == output.shape[1:] and target.shape != output.shape:
+        target = target.expand(output.shape)
+    if target.shape != output.shape:
+        raise InvalidInput(
+            f"target: weights of shape {tuple(target.shape)} for an output of shape {tuple(output.shape)}\n"
+            "  do: give one weight for each output"
+        )
+    if not bool(torch.isfinite(target).all()):
+        raise InvalidInput("target: the weights hold NaN or infinity")
+    return target.detach().to(output.dtype).to(output.device)
+
+
+class Score(torch.nn.Module):
+    """A callable target as a module, so that it is captured and explained like the rest of the model."""
+
+    def __init__(self, function: Callable[[Any], Tensor], spec: Any) -> None:
+        super().__init__()
+        self.function, self.spec = function, spec
+        self.eval()
+
+    def forward(self, *leaves: Any) -> Tensor:
+        """The score of each sample, (B,), from the flat values of the model's output."""
+        score = self.function(pytree.tree_unflatten(list(leaves), self.spec))
+        if not isinstance(score, Tensor) or score.dim() != 1:
+            shape = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
+            raise InvalidInput(f"target: the callable returned {shape}\n  do: return one score a sample, shape (B,)")
+        return score
