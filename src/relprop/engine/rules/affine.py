@@ -1,0 +1,154 @@
+"""A linear operation as its rule sees it, and the division by its stabilised output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from relprop.engine.rules.declared import LinearRule
+from relprop.engine.step import Layout
+
+Result = tuple[Tensor, dict[str, Tensor]]
+"""Relevance of the input, and what the rule absorbed: from a reason to a sum per sample, (B,) float64."""
+
+
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """A linear operation as its rule sees it: z = apply(x, w) + b.
+
+    `apply(x, w)` and its adjoint `transpose(v, w)` (from an output-shaped tensor to an input-shaped one) take any weight
+    of w's shape; `part(name)` gives w's derived tensors: "positive", "negative", "square", "ones". For an operation
+    without weights (pooling, sums) w is None, `apply` has no negative weights and the parts are None.
+    `bias` broadcasts to the output. `nonnegative`: x ≥ 0 is known. `account` sums an output-shaped tensor per sample.
+    `batch_dimension`: the dimension of x along which its samples lie, if there is one; `layout`: the same of the output.
+    """
+
+    x: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
+    output: Tensor
+    apply: Callable[[Tensor, Tensor | None], Tensor]
+    transpose: Callable[[Tensor, Tensor | None], Tensor]
+    part: Callable[[str], Tensor | None]
+    nonnegative: bool
+    account: Callable[[Tensor], Tensor]
+    batch_dimension: int | None = None
+    layout: Layout | None = None
+
+    def plus(self, x: Tensor) -> Tensor:
+        """L⁺(x)."""
+        return self.apply(x, self.part("positive"))
+
+    def minus(self, x: Tensor) -> Tensor:
+        """L⁻(x)."""
+        return self.output.new_zeros(()) if self.weight is None else self.apply(x, self.part("negative"))
+
+    def plus_transpose(self, v: Tensor) -> Tensor:
+        """Adjoint of L⁺."""
+        return self.transpose(v, self.part("positive"))
+
+    def minus_transpose(self, v: Tensor) -> Tensor:
+        """Adjoint of L⁻."""
+        return v.new_zeros(()) if self.weight is None else self.transpose(v, self.part("negative"))
+
+    def favour_transpose(self, v: Tensor, gamma: float, positive: bool) -> Tensor:
+        """Adjoint of L with the weights w + γ w⁺ (or with the negative ones favoured, w + γ w⁻), in one pass."""
+        if self.weight is None:
+            return self.transpose(v, None) * (1 + gamma if positive else 1)
+        part = self.part("positive")
+        assert part is not None
+        w = self.weight + gamma * part if positive else (1 + gamma) * self.weight - gamma * part
+        return self.transpose(v, w)
+
+    def signs(self) -> tuple[Tensor, Tensor | None]:
+        """x⁺, and x⁻ where x may be negative."""
+        return (self.x, None) if self.nonnegative else (self.x.clamp(min=0), self.x.clamp(max=0))
+
+    def root_mean_square(self, z: Tensor) -> Tensor:
+        """√(mean z²) of each sample, in a shape that broadcasts to z."""
+        squares = self.account(z.square())
+        samples = squares.shape[0]
+        sizes = (squares * samples / z.numel()).sqrt().to(z.dtype)
+        if self.layout is None or samples == 1:
+            return sizes.mean()
+        dimension, inner = self.layout
+        size = z.shape[dimension]
+        per_index = sizes.repeat_interleave(inner).repeat(size // (samples * inner))
+        return per_index.reshape(size, *[1] * (z.dim() - dimension - 1))
+
+
+class Quotient(NamedTuple):
+    """s = R / d of a stabilised denominator d = z + stabiliser; `empty` marks d = 0, where s is 0 (None: nowhere)."""
+
+    s: Tensor
+    stabiliser: Tensor | None
+    empty: Tensor | None
+
+
+def divided(rule: LinearRule, f: Affine, relevance: Tensor, z: Tensor, sign: Tensor | None = None) -> Quotient:
+    """R / (z + stabiliser); the stabiliser has the sign of `sign` (of z by default), zero counts as positive."""
+    eps = rule.epsilon if rule.epsilon >= torch.finfo(z.dtype).tiny else 0.0
+    if eps == 0:
+        return _guarded(relevance, z, None)
+    if rule.stabiliser == "unsigned":
+        return _guarded(relevance, z + eps, torch.full_like(z, eps))
+    # copysign takes −0.0 as negative: such a sum has no contributions at all, so that its sign is free
+    stabiliser = torch.copysign(z.new_full((), eps), z if sign is None else sign)
+    if rule.stabiliser == "relative":
+        stabiliser = stabiliser * f.root_mean_square(z)
+        return _guarded(relevance, z + stabiliser, stabiliser)
+    if rule.stabiliser == "clip":
+        small = z.abs() < eps
+        d = torch.where(small, stabiliser, z)
+        return Quotient(relevance / d, torch.where(small, stabiliser - z, 0.0), None)
+    if rule.stabiliser == "exact_zero_only":
+        stabiliser = torch.where(z == 0, stabiliser, 0.0)
+    return Quotient(relevance / (z + stabiliser), stabiliser, None)
+
+
+def _guarded(relevance: Tensor, d: Tensor, stabiliser: Tensor | None) -> Quotient:
+    empty = d == 0
+    return Quotient(torch.where(empty, 0.0, relevance / d), stabiliser, empty)
+
+
+def settled(
+    rule: LinearRule, f: Affine, relevance: Tensor, quotient: Quotient, bias: Tensor | None, shares: Tensor
+) -> Result:
+    """What the rule absorbs beside the inputs' `shares`, in closed form: to the stabiliser, the bias, and where d = 0.
+
+    `bias`: the bias as the rule counts it, None where it takes no part. Under "distribute" its share and the stabiliser's
+    are spread evenly over the inputs that each unit is connected to.
+    """
+    s, stabiliser, empty = quotient
+    absorbed: dict[str, Tensor] = {}
+    if empty is not None:
+        absorbed["undistributed"] = f.account(torch.where(empty, relevance, 0.0))
+    if rule.bias == "distribute":
+        kept = [part for part in (bias, stabiliser) if part is not None]
+        for part in kept:
+            shares, lost = _spread(f, shares, s * part)
+            add(absorbed, "undistributed", lost)
+        return shares, absorbed
+    if stabiliser is not None:
+        absorbed["stabilizer"] = f.account(s * stabiliser)
+    if bias is not None:
+        absorbed["bias"] = f.account(s * bias)
+    return shares, absorbed
+
+
+def _spread(f: Affine, shares: Tensor, amount: Tensor) -> tuple[Tensor, Tensor]:
+    """`shares` plus an amount per output unit, spread evenly over its inputs; and what units without inputs keep."""
+    ones = f.part("ones")
+    count = f.apply(torch.ones_like(f.x), ones)
+    alone = count == 0
+    each = torch.where(alone, 0.0, amount / count)
+    return shares + f.transpose(each, ones), f.account(torch.where(alone, amount, 0.0))
+
+
+def add(accounts: dict[str, Tensor], reason: str, amount: Tensor) -> None:
+    """Enter an amount under a reason that may be there already."""
+    accounts[reason] = accounts[reason] + amount if reason in accounts else amount

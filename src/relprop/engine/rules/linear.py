@@ -1,0 +1,180 @@
+"""The functions of the rules for linear operations, each of an `Affine` map. `RULES` lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relprop.engine.rules.affine import Affine, Result, add, divided, settled
+from relprop.engine.rules.declared import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus
+from relprop.errors import InvalidInput
+
+
+def epsilon(rule: Epsilon, f: Affine, relevance: Tensor) -> Result:
+    """LRP-ε: Bach et al. 2015, Eq. 58; with ε = 0 Eq. 56."""
+    bias = None if rule.bias == "ignore" else f.bias
+    z = f.output if f.bias is None or bias is not None else f.output - f.bias
+    quotient = divided(rule, f, relevance, z)
+    return settled(rule, f, relevance, quotient, bias, f.x * f.transpose(quotient.s, f.weight))
+
+
+def gamma(rule: Gamma, f: Affine, relevance: Tensor) -> Result:
+    """LRP-γ: Montavon et al. 2019, Sec. 10.2.1; for inputs of any sign Andéol et al. 2021.
+
+    The branch is chosen by the sign of the true z_k; units with z_k = 0 hand nothing on.
+    """
+    if not rule.modified_bias:
+        return _gamma_of_weights(rule, f, relevance)
+    g = rule.gamma
+    positive, negative = f.signs()
+    plus = f.plus(positive) if negative is None or f.weight is None else f.plus(positive) + f.minus(negative)
+    linear = f.output if f.bias is None else f.output - f.bias
+    z = linear if rule.bias == "ignore" else f.output
+    up, down = z > 0, z < 0
+    inner = linear + g * torch.where(up, plus, linear - plus)
+    bias = None
+    if f.bias is not None and rule.bias != "ignore":
+        bias = f.bias + g * torch.where(up, f.bias.clamp(min=0), f.bias.clamp(max=0))
+        bias = torch.where(z == 0, 0.0, bias)
+        inner = inner + bias
+    quotient = divided(rule, f, relevance, torch.where(z == 0, 0.0, inner), sign=z)
+    s_up, s_down = torch.where(up, quotient.s, 0.0), torch.where(down, quotient.s, 0.0)
+    shares = _favoured(f, g, positive, negative, s_up, True)
+    if f.x.device.type != "cpu" or bool(s_down.any()):  # on a GPU to look costs more than to add zeros
+        shares = shares + _favoured(f, g, positive, negative, s_down, False)
+    return settled(rule, f, relevance, quotient, bias, shares)
+
+
+def _favoured(f: Affine, g: float, positive: Tensor, negative: Tensor | None, s: Tensor, up: bool) -> Tensor:
+    """Σ_k (z_kj + γ z_kj^±) s_k: contributions of the favoured sign count 1 + γ times."""
+    shares = positive * f.favour_transpose(s, g, positive=up)
+    if negative is not None:
+        shares = shares + negative * f.favour_transpose(s, g, positive=not up)
+    return shares
+
+
+def _gamma_of_weights(rule: Gamma, f: Affine, relevance: Tensor) -> Result:
+    """captum's γ: weights w + γ w⁺ whatever the sign of x and z, the bias as it is."""
+    bias = None if rule.bias == "ignore" else f.bias
+    z = f.output if f.bias is None or bias is not None else f.output - f.bias
+    quotient = divided(rule, f, relevance, z + rule.gamma * f.plus(f.x))
+    shares = f.x * f.favour_transpose(quotient.s, rule.gamma, positive=True)
+    return settled(rule, f, relevance, quotient, bias, shares)
+
+
+def alpha_beta(rule: AlphaBeta | ZPlus, f: Affine, relevance: Tensor) -> Result:
+    """LRP-αβ: Bach et al. 2015, Eq. 60. z⁺ (Montavon et al. 2017) is α = 1, β = 0."""
+    alpha, beta = (1.0, 0.0) if isinstance(rule, ZPlus) else (rule.alpha, rule.beta)
+    positive, negative = f.signs()
+    plus = f.plus(positive) if negative is None or f.weight is None else f.plus(positive) + f.minus(negative)
+    s, settle = _side(rule, f, alpha * relevance, plus, True)
+    shares = positive * f.plus_transpose(s)
+    if negative is not None and f.weight is not None:
+        shares = shares + negative * f.minus_transpose(s)
+    shares, absorbed = settle(shares)
+    if not beta:
+        return shares, absorbed
+    minus = _negative_part(f, positive, negative, plus, relevance)
+    s, settle = _side(rule, f, -beta * relevance, minus, False)
+    other = positive * f.minus_transpose(s)
+    if negative is not None:
+        other = other + negative * f.plus_transpose(s)
+    other, more = settle(other)
+    for reason, amount in more.items():
+        add(absorbed, reason, amount)
+    return shares + other, absorbed
+
+
+def _side(
+    rule: AlphaBeta | ZPlus, f: Affine, relevance: Tensor, part: Tensor, upper: bool
+) -> tuple[Tensor, Callable[[Tensor], Result]]:
+    """R / (part + its part of the bias), and the function that settles the accounts of that half of the rule.
+
+    A unit without contributions of that sign hands nothing on: its R goes to the account named after what is missing.
+    """
+    full = isinstance(rule, AlphaBeta) and rule.full_bias
+    bias = None
+    if f.bias is not None and rule.bias != "ignore":
+        bias = f.bias if full else f.bias.clamp(min=0) if upper else f.bias.clamp(max=0)
+        part = part + bias
+    empty = part == 0
+    present = torch.where(empty, 0.0, relevance)
+    sign = part if full else torch.ones_like(part) if upper else -torch.ones_like(part)
+    quotient = divided(rule, f, present, torch.where(empty, sign, part), sign)
+
+    def settle(shares: Tensor) -> Result:
+        shares, absorbed = settled(rule, f, present, quotient, bias, shares)
+        reason = "no_positive_part" if upper else "no_negative_part"
+        add(absorbed, reason, f.account(torch.where(empty, relevance, 0.0)))
+        return shares, absorbed
+
+    return quotient.s, settle
+
+
+def _negative_part(
+    f: Affine, positive: Tensor, negative: Tensor | None, plus: Tensor, relevance: Tensor
+) -> Tensor:
+    """Σ_j z_kj⁻. For free as z − b − Σ z_kj⁺, unless some unit's would be lost in rounding: then computed directly."""
+    free = f.output - plus if f.bias is None else f.output - f.bias - plus
+    if f.x.device.type == "cpu":
+        scale = plus + f.output.abs()
+        if f.bias is not None:
+            scale = scale + f.bias.abs()
+        if not bool(((free > -1e-3 * scale) & (relevance != 0)).any()):
+            return free
+    direct = f.minus(positive).expand_as(plus)
+    if negative is not None:
+        direct = direct + f.plus(negative)
+    return direct
+
+
+def z_box(rule: ZBox, f: Affine, relevance: Tensor) -> Result:
+    """The box rule: Montavon et al. 2017; z_kj = (x_j − l_j) w_kj⁺ + (x_j − h_j) w_kj⁻, each term ≥ 0."""
+    low, high = (torch.as_tensor(v, dtype=f.x.dtype, device=f.x.device).expand_as(f.x) for v in (rule.low, rule.high))
+    slack = 1e-5 * (high - low)
+    if bool(((f.x < low - slack) | (f.x > high + slack)).any()):
+        raise InvalidInput(
+            f"ZBox: the input reaches from {float(f.x.min()):.4g} to {float(f.x.max()):.4g} and leaves the bounds low, high\n"
+            "  do: give bounds in the input's normalised space: (0 − mean)/std and (1 − mean)/std per channel"
+        )
+    above, below = (f.x - low).clamp(min=0), (f.x - high).clamp(max=0)
+    z = f.plus(above) + f.minus(below)
+    quotient = divided(rule, f, relevance, z, torch.ones_like(z))
+    shares = above * f.plus_transpose(quotient.s) + below * f.minus_transpose(quotient.s)
+    return settled(rule, f, relevance, quotient, None, shares)
+
+
+def w_square(rule: WSquare, f: Affine, relevance: Tensor) -> Result:
+    """The w² rule: Montavon et al. 2017 (arXiv v1, Eq. 12); a bias that is not ignored counts as b²."""
+    bias = None if f.bias is None or rule.bias == "ignore" else f.bias.square()
+    return _input_free(rule, f, relevance, "square", bias)
+
+
+def flat(rule: Flat, f: Affine, relevance: Tensor) -> Result:
+    """The flat rule: Lapuschkin et al. 2019; the bias takes no part."""
+    return _input_free(rule, f, relevance, "ones", None)
+
+
+def _input_free(rule: WSquare | Flat, f: Affine, relevance: Tensor, name: str, bias: Tensor | None) -> Result:
+    """Shares in proportion to a part of the weights, whatever the input; one sample's denominators serve all."""
+    weight = f.part(name)
+    one = f.x if f.batch_dimension is None else f.x.narrow(f.batch_dimension, 0, 1)
+    z = f.apply(torch.ones_like(one), weight).expand_as(f.output)
+    z = z if bias is None else z + bias
+    quotient = divided(rule, f, relevance, z, torch.ones_like(z))
+    return settled(rule, f, relevance, quotient, bias, f.transpose(quotient.s, weight))
+
+
+RULES: dict[type[Any], Callable[[Any, Affine, Tensor], Result]] = {
+    Epsilon: epsilon,
+    Gamma: gamma,
+    AlphaBeta: alpha_beta,
+    ZPlus: alpha_beta,
+    ZBox: z_box,
+    WSquare: w_square,
+    Flat: flat,
+}
+"""The function of every rule for linear operations. A new rule is a dataclass, a function and a row here."""
