@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -96,7 +96,7 @@ class AlphaBeta(LinearRule):
 class ZPlus(LinearRule):
     """The z⁺ rule (Montavon et al. 2017): α = 1, β = 0; by default without the bias, as in deep Taylor decomposition."""
 
-    bias: Bias = "ignore"
+    bias: Bias = field(default="ignore", kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class ZBox(LinearRule):
 
     low: float | Tensor = 0.0
     high: float | Tensor = 1.0
-    bias: Bias = "ignore"
+    bias: Bias = field(default="ignore", kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -124,14 +124,14 @@ class ZBox(LinearRule):
 class WSquare(LinearRule):
     """The w² rule (Montavon et al. 2017): shares in proportion to w_kj². The input's value takes no part."""
 
-    bias: Bias = "ignore"
+    bias: Bias = field(default="ignore", kw_only=True)
 
 
 @dataclass(frozen=True)
 class Flat(LinearRule):
     """The flat rule (Lapuschkin et al. 2019): the same share for every connected input; padding and bias take none."""
 
-    bias: Bias = "ignore"
+    bias: Bias = field(default="ignore", kw_only=True)
 
 
 @dataclass(frozen=True)
