@@ -67,7 +67,7 @@ class Explanation:
         relevance = self._single()
         if image is None and relevance.dim() == 4 and relevance.shape[1] in (1, 3) and isinstance(self.inputs, Tensor):
             image = self.inputs
-        return show.draw(relevance, image=image, **options) if image is not None else show.draw(relevance, **options)
+        return show.draw(relevance, inputs=image, **options)
 
     def save(self, file: str | Path, **options: Any) -> Path:
         """Write the heatmap to a file (PNG, JPEG or PDF by its suffix). `options` as for `heatmap`."""

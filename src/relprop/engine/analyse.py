@@ -8,12 +8,17 @@ from dataclasses import dataclass
 
 import torch
 
-from relprop.engine.graph import Graph, Meta, Node, Ref, meta_of, parents
+from relprop.engine.graph import Graph, Meta, Node, Ref, consumers, meta_of, parents
 from relprop.engine.ops.table import Operation
 from relprop.engine.step import Layout
 from relprop.errors import CaptureError
 
 _RESHAPES = ("aten.view.", "aten.reshape.", "aten._unsafe_view.", "aten.flatten.", "aten.unflatten.", "aten.view_copy.")
+_CREATIONS = (
+    "aten.new_zeros.", "aten.new_ones.", "aten.new_full.", "aten.new_empty.", "aten.zeros_like.", "aten.ones_like.",
+    "aten.full_like.", "aten.empty_like.", "aten.rand_like.", "aten.randn_like.",
+)  # fmt: skip
+"""Operations that read no more than the shape and type of their argument."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,7 @@ def analyse(graph: Graph, operations: Mapping[str, Operation]) -> Facts:
     static: set[str] = set()
     nonnegative: set[Ref] = set()
     layout: dict[Ref, Layout] = {}
+    readers = consumers(graph)
     for node in graph.nodes:
         outputs = values_of(node)
         if node.kind in ("weight", "constant"):
@@ -46,13 +52,13 @@ def analyse(graph: Graph, operations: Mapping[str, Operation]) -> Facts:
             read = list(parents(node))
             if all(ref.name in static for ref in read):
                 static.add(node.name)
-            if any(ref in data for ref in read) and not (operation is not None and operation.kind == "blocked"):
+            if any(ref in data for ref in read) and not node.operation.startswith(_CREATIONS):
                 data.update(ref for ref in outputs if _carries(node, operation, meta_of(nodes, ref), nodes, data))
             if operation is not None and operation.is_nonnegative(node, nonnegative):
                 nonnegative.update(outputs)
         if graph.batched:
             for ref in outputs:
-                if ref in data:
+                if ref in data and ref in readers:
                     layout[ref] = _layout(node, ref, nodes, layout)
     return Facts(frozenset(data), frozenset(static), frozenset(nonnegative), layout)
 

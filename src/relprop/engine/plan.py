@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from relprop.engine.analyse import Facts, first_and_last, values_of
-from relprop.engine.graph import Graph, Node, parents, refs
+from relprop.engine.graph import Graph, Node, refs
 from relprop.engine.ops import KINDS, OPS, Operation
-from relprop.engine.rules import LinearRule, Product, Rule
+from relprop.engine.rules import Attention, LinearRule, Rule
 from relprop.errors import InvalidInput, RelevanceWarning, UnsupportedOperation
 
 WEIGHTED = ("linear", "convolution")
@@ -129,13 +129,11 @@ def assign(graph: Graph, facts: Facts, composite: Composite) -> Plan:
         UnsupportedOperation: operations on the way of relevance have no row in the table; all are named.
         InvalidInput: the composite gives an operation a rule that it cannot obey.
     """
-    carriers = {ref.name for ref in facts.data}
-    nodes = [node for node in graph.nodes if node.kind == "call" and node.name in carriers]
-    refuse(nodes, facts)
+    refuse(graph, facts)
     first, last = first_and_last(graph, OPS, facts)
     rows = []
     used: set[int] = set()
-    for node in nodes:
+    for node in carriers(graph, facts):
         operation = OPS[node.operation]
         planned = Planned(
             node.name,
@@ -176,12 +174,16 @@ def _is_bias(node: Node, position: int) -> bool:
     return position == 0 if "addmm" in node.operation or "baddbmm" in node.operation else position == 2
 
 
-def refuse(nodes: list[Node], facts: Facts) -> None:
+def carriers(graph: Graph, facts: Facts) -> list[Node]:
+    """The operations that relevance passes, in the order of the forward pass."""
+    names = {ref.name for ref in facts.data}
+    return [node for node in graph.nodes if node.kind == "call" and node.name in names]
+
+
+def refuse(graph: Graph, facts: Facts) -> None:
     """Raise `UnsupportedOperation` that names every operation without a relevance function."""
     problems = []
-    for node in nodes:
-        if not any(ref in facts.data for ref in parents(node)):
-            continue
+    for node in carriers(graph, facts):
         operation = OPS.get(node.operation)
         reason = "no relevance function" if operation is None else operation.refuses(node)
         if reason is not None:
@@ -214,7 +216,7 @@ def _with_rule(planned: Planned, operation: Operation, composite: Composite, use
         return dataclasses.replace(planned, rule=rule, why=why)
     default = operation.default
     if planned.kind == "product" and operation.kind in WEIGHTED:
-        default = Product()
+        default = Attention()
     return dataclasses.replace(planned, rule=default, why=f"default of {planned.kind}")
 
 

@@ -157,10 +157,12 @@ class Weights:
 
 def fingerprint(weights: Mapping[str, Tensor]) -> tuple[Any, ...]:
     """What tells one state of the weights from another."""
-    sums = [w.detach().sum() for w in weights.values()]
-    values = tuple(torch.stack([s.double().to("cpu") for s in sums]).tolist()) if sums else ()
-    marks = tuple((id(w), w.data_ptr(), None if w.is_inference() else w._version, tuple(w.shape), w.dtype) for w in weights.values())
-    return marks + values
+    groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for w in weights.values():
+        groups.setdefault((w.dtype, w.device), []).append(w.detach().sum())
+    sums = [value for group in groups.values() for value in torch.stack(group).tolist()]
+    marks = [(id(w), w.data_ptr(), None if w.is_inference() else w._version, w.shape, w.dtype) for w in weights.values()]
+    return (*marks, *sums)
 
 
 def record(

@@ -1,0 +1,111 @@
+"""The shape of the package: imports go one way, the public names are what they are, importing costs little."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import relprop
+
+SRC = Path(relprop.__file__).parent
+
+ORDER = [
+    "errors",
+    "engine.graph",
+    "engine.rules",
+    "engine.step",
+    "engine.functional",
+    "engine.canonise",
+    "engine.ops.table",
+    "engine.ops",
+    "engine.analyse",
+    "engine.tape",
+    "engine.capture",
+    "engine.plan",
+    "engine.presets",
+    "engine.audit",
+    "engine.propagate",
+    "targets",
+    "explanation",
+    "explain",
+    "methods",
+    "show",
+    "data",
+    "models",
+    "cli",
+]
+"""The files in the order data flows: each imports only from those above it."""
+
+LAZY = {("explain", "methods"), ("explanation", "show"), ("engine.capture", "engine.tape")}
+"""Imports within a function, where a table at the top of the stack names what lies below it."""
+
+
+def module_of(path: Path) -> str:
+    name = ".".join(path.relative_to(SRC).with_suffix("").parts)
+    return name.removesuffix(".__init__")
+
+
+def rank(module: str) -> int:
+    """The place of a module, or of the longest package that holds it."""
+    while module and module not in ORDER:
+        module = module.rpartition(".")[0]
+    assert module, "every file of the package has a place in ORDER"
+    return ORDER.index(holder)
+
+
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """The package's own modules that a file imports, and whether at its top."""
+    found: list[tuple[str, bool]] = []
+    tree = ast.parse(path.read_text())
+    top = set(map(id, tree.body))
+    package = module_of(path) if path.name == "__init__.py" else module_of(path).rpartition(".")[0]
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        if node.level:
+            parts = package.split(".") if package else []
+            base = ".".join(parts[: len(parts) - node.level + 1])
+            name = f"{base}.{node.module}" if node.module and base else node.module or base
+        elif node.module == "relprop" or (node.module or "").startswith("relprop."):
+            name = (node.module or "").removeprefix("relprop").removeprefix(".")
+        else:
+            continue
+        names = [f"{name}.{alias.name}".lstrip(".") for alias in node.names]
+        inner = [n for n in names if (SRC / Path(*n.split("."))).with_suffix(".py").exists() or (SRC / Path(*n.split("."))).is_dir()]
+        found += [(n, id(node) in top) for n in (inner or [name]) if n]
+    return found
+
+
+def test_every_file_imports_only_from_files_above_it() -> None:
+    wrong = []
+    for path in sorted(SRC.rglob("*.py")):
+        module = module_of(path)
+        if module in ("", "__init__", "__main__", "engine"):
+            continue
+        for name, at_top in imports(path):
+            same_family = rank(name) == rank(module)
+            allowed = not at_top and (module.split(".")[0] if module.startswith("cli") else module, name) in LAZY
+            if not (rank(name) < rank(module) or same_family or allowed):
+                wrong.append(f"{module} imports {name}")
+    assert not wrong
+
+
+def test_public_names_are_exactly_those_listed() -> None:
+    public = {name for name, value in vars(relprop).items() if not name.startswith("_") and not _is_submodule(value)}
+    assert public | {"rules", "presets"} == set(relprop.__all__) | {"presets"}
+    assert relprop.__all__ == sorted(relprop.__all__, key=lambda name: (not name.isupper(), not name[0].isupper(), name))
+
+
+def _is_submodule(value: object) -> bool:
+    return getattr(value, "__name__", "").startswith("relprop.") and type(value).__name__ == "module"
+
+
+def test_importing_relprop_loads_no_extra() -> None:
+    code = (
+        "import sys, relprop;"
+        "print([m for m in ('matplotlib','PIL','typer','rich','torchvision','timm','zennit','captum','sklearn') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
