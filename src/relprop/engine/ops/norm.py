@@ -19,10 +19,10 @@ from relprop.engine.step import Shares, Step
 
 
 def named_arguments(step: Step) -> dict[str, Any]:
-    """The values of a step's arguments by the names in the operator's schema, defaults filled in."""
+    """The values of a step's arguments by the names in the operator's schema, in its order, defaults filled in."""
     schema = step.function._schema  # type: ignore[attr-defined]
-    found = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
-    found |= dict(zip((a.name for a in schema.arguments), step.args, strict=False))
+    found = {a.name: a.default_value if a.has_default_value() else None for a in schema.arguments}
+    found |= dict(zip(found, step.args, strict=False))
     return found | step.kwargs
 
 

@@ -159,14 +159,16 @@ class Product(Rule):
     """How a product of two data tensors is shared (Arras et al. 2019; AttnLRP, Prop. 3.2 and 3.3).
 
     "signal": a factor that is a gate (the output of a sigmoid or softmax) gets nothing, the other all; without a gate
-    half each. "half": half each. "proportional": to the factors' values; "abs": to their absolute values.
+    half each. "half": half each. "first", "second": everything to that factor, as for a gate that only its model knows
+    (SwiGLU under CP-LRP). "proportional": to the factors' values; "abs": to their absolute values; products of matrices
+    know these two as "half".
     """
 
-    how: Literal["signal", "half", "proportional", "abs"] = "signal"
+    how: Literal["signal", "half", "first", "second", "proportional", "abs"] = "signal"
     epsilon: float = 1e-6
 
     def __post_init__(self) -> None:
-        _one_of("Product", "how", self.how, ("signal", "half", "proportional", "abs"))
+        _one_of("Product", "how", self.how, ("signal", "half", "first", "second", "proportional", "abs"))
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,7 @@ class Attention(Product):
     "signal" (CP-LRP, Ali et al. 2022): the attention weights are a gate; everything goes to v and nothing to q and k.
     """
 
-    how: Literal["signal", "half", "proportional", "abs"] = "half"
+    how: Literal["signal", "half", "first", "second", "proportional", "abs"] = "half"
     softmax: Literal["taylor", "constant", "pass"] = "taylor"
 
     def __post_init__(self) -> None:
