@@ -1,0 +1,242 @@
+"""The commands and their options. A command is a function here; what it does is elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+import relprop
+from relprop.cli import photos as work
+from relprop.cli import printing
+from relprop.data import DEMO, photographs_in
+from relprop.errors import InvalidInput
+from relprop.models import Loaded, load
+
+app = typer.Typer(
+    name="relprop",
+    add_completion=False,
+    no_args_is_help=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+MODEL, INPUT = "The model", "What it takes"
+
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME|FILE|MODULE:CALLABLE",
+        help="demo (EfficientNet-Lite0, pretrained, nothing is downloaded); a name of torchvision's or timm's"
+        " (resnet50, timm:resnet50); a program saved by torch.export.save (.pt2; load only files you trust);"
+        " or package.module:callable, called without arguments, from the current folder.",
+    ),
+]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE|random",
+        help="Weights of your own (.safetensors, .pt, .pth; read as tensors, never as code), or random"
+        " (seeded) for a dry run. Default: the pretrained ones; of a callable, those it returns.",
+        show_default=False,
+    ),
+]
+RulesOption = Annotated[
+    str, typer.Option("--rules", "-r", metavar="PRESET", help=f"One of {', '.join(relprop.presets())}.")
+]
+SizeOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="PIXELS",
+        help="Height and width of the input. Default: the model's own; 224 where it states none.",
+        show_default=False,
+    ),
+]
+MeanOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="R,G,B",
+        help="Subtracted from the channels (in 0…1). Default: the model's own; ImageNet's 0.485,0.456,0.406"
+        " where it states none. One value: the model takes grey pictures.",
+        show_default=False,
+    ),
+]
+StdOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="R,G,B",
+        help="Divides the channels. Default: the model's own; ImageNet's 0.229,0.224,0.225 where it states"
+        " none.",
+        show_default=False,
+    ),
+]
+ClassesOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Names of the model's outputs, one a line.", show_default=False),
+]
+DeviceOption = Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable results on stdout.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"relprop {relprop.__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Why did the model say that? Layer-wise relevance propagation, with an audit.
+
+    \b
+    Examples:
+      relprop explain                  a bundled photograph, a bundled network
+      relprop explain cat.jpg --model resnet50
+    """
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def explain(
+    photos: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="PHOTO",
+            help="Photographs, or folders of them. Default: a bundled one.",
+            show_default=False,
+        ),
+    ] = None,
+    model: ModelOption = "demo",
+    weights: WeightsOption = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            "-t",
+            metavar="N|NAME",
+            help="The output to explain: its number, or the name of a class. Default: the largest.",
+            show_default=False,
+        ),
+    ] = None,
+    rules: RulesOption = "auto",
+    method: Annotated[
+        str, typer.Option(metavar="NAME", help=f"One of {', '.join(relprop.methods())}.")
+    ] = "lrp",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="Where the heatmap goes (.png, .jpg, .pdf); for several photographs a folder. Default:"
+            f" relprop-NAME.png here; for several, the folder {work.FOLDER}.",
+            show_default=False,
+        ),
+    ] = None,
+    overlay: Annotated[bool, typer.Option("--overlay", help="Lay the map over the photograph.")] = False,
+    top: Annotated[int, typer.Option(metavar="N", min=1, help="How many classes are listed.")] = 5,
+    size: SizeOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    classes: ClassesOption = None,
+    device: DeviceOption = "cpu",
+    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Photographs explained at a time.")] = 4,
+    json: JsonOption = False,
+) -> None:
+    """Explain what a network sees in photographs: classes, an audit of the score, a heatmap.
+
+    \b
+    Examples:
+      relprop explain                  a bundled photograph, a bundled network
+      relprop explain cat.jpg --target "tiger cat" --rules epsilon_plus -o why.png
+      relprop explain photos/ --model resnet50 --out heatmaps/
+      relprop explain scan.png --model nets:make --weights best.safetensors --size 384
+    """
+    with printing.reporting():
+        given = photos or [DEMO / "cat.jpg"]
+        found = photographs_in(given)
+        several = len(found) > 1 or any(path.is_dir() for path in given)
+        places = work.places(found, out, several)
+        loaded = _load(model, weights, size, mean, std, classes, device)
+        explainer = relprop.Explainer(loaded.model, rules, method, batch_size=batch_size)
+        job = work.Job(loaded, explainer, loaded.target(target), device, batch_size, top, overlay)
+        outcome = work.run(job, found, places)
+        if json:
+            printing.print_json("explain", work.as_json(job, outcome))
+        elif several:
+            work.print_summary(job, outcome, places[0].parent)
+        else:
+            work.print_result(job, outcome)
+        if outcome.failed:
+            raise typer.Exit(2)
+
+
+@app.command()
+def plan(
+    model: ModelOption = "demo",
+    weights: WeightsOption = None,
+    rules: RulesOption = "auto",
+    size: SizeOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    device: DeviceOption = "cpu",
+    json: JsonOption = False,
+) -> None:
+    """Print every operation of a model with its rule and why, before anything runs.
+
+    \b
+    Examples:
+      relprop plan
+      relprop plan --model resnet18 --weights random --rules epsilon_plus_flat
+      relprop plan --model nets:make --size 384 --json
+    """
+    with printing.reporting():
+        loaded = _load(model, weights, size, mean, std, None, device)
+        how = loaded.preprocessing
+        with printing.working("capturing the model"):
+            example = torch.zeros(1, len(how.mean), how.size, how.size, dtype=loaded.dtype(), device=device)
+            rows = relprop.Explainer(loaded.model, rules, example=example).plan
+        if json:
+            content = {
+                "model": loaded.name,
+                "weights": loaded.weights,
+                "rules": rules,
+                "operations": rows.as_dicts(),
+            }
+            printing.print_json("plan", content)
+        else:
+            printing.print_plan(rows, f"{loaded.name}, weights {loaded.weights}, rules {rules}")
+
+
+def _load(
+    model: str,
+    weights: str | None,
+    size: int | None,
+    mean: str | None,
+    std: str | None,
+    classes: Path | None,
+    device: str,
+) -> Loaded:
+    options: dict[str, Any] = {"size": size, "mean": _numbers("mean", mean), "std": _numbers("std", std)}
+    with printing.working(f"loading {model}"):
+        return load(model, weights, **options, classes=classes, device=device)
+
+
+def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
+    try:
+        return None if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise InvalidInput(
+            f"--{name}: {text!r} is no list of numbers\n  do: write it as 0.485,0.456,0.406"
+        ) from error
