@@ -116,6 +116,13 @@ class ZBox(LinearRule):
         if bool((torch.as_tensor(self.low) > torch.as_tensor(self.high)).any()):
             raise InvalidInput("ZBox: low is above high")
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ZBox):
+            return NotImplemented
+        same = (self.bias, self.epsilon, self.stabiliser) == (other.bias, other.epsilon, other.stabiliser)
+        pairs = ((self.low, other.low), (self.high, other.high))
+        return same and all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in pairs)
+
     def __hash__(self) -> int:
         return hash((ZBox, str(self.low), str(self.high), self.epsilon))
 

@@ -103,7 +103,7 @@ def _side(
     empty = part == 0
     present = torch.where(empty, 0.0, relevance)
     sign = part if full else torch.ones_like(part) if upper else -torch.ones_like(part)
-    quotient = divided(rule, f, present, torch.where(empty, sign, part), sign)
+    quotient = divided(rule, f, present, part, sign)
 
     def settle(shares: Tensor) -> Result:
         shares, absorbed = settled(rule, f, present, quotient, bias, shares)
