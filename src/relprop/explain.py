@@ -18,12 +18,15 @@ from relprop.engine import audit as accounts
 from relprop.engine import capture as capturing
 from relprop.engine.analyse import Facts, analyse, values_of
 from relprop.engine.canonise import canonise
+from relprop.engine.exported import path_of
 from relprop.engine.graph import Graph, Meta, Node, Ref, consumers
+from relprop.engine.isolate import LOCK, run_isolated
 from relprop.engine.ops import OPS
-from relprop.engine.plan import Composite, Plan, assign
+from relprop.engine.plan import Composite, Plan, assign, refuse
 from relprop.engine.presets import named
 from relprop.engine.propagate import HALF, Program, Weights, prepare, record, walk
 from relprop.engine.rules import Rule
+from relprop.engine.signature import signature_of, structure_of
 from relprop.errors import CaptureError, InvalidInput, UnsupportedOperation
 from relprop.explanation import Explanation
 from relprop.targets import Score, Target, main_output, weights_of
@@ -32,7 +35,12 @@ Inputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 
 
 def explain(
-    model: Any, inputs: Inputs, target: Target = None, rules: Any = "auto", method: str = "lrp", **options: Any
+    model: Any,
+    inputs: Inputs,
+    target: Target = None,
+    rules: Any = "auto",
+    method: str = "lrp",
+    **options: Any,
 ) -> Explanation:
     """Explain the score that a model gives to `target`, by layer-wise relevance propagation or another method.
 
@@ -75,7 +83,7 @@ _CACHE: weakref.WeakKeyDictionary[Any, dict[Any, Captured]] = weakref.WeakKeyDic
 
 def clear_cache() -> None:
     """Forget all captured graphs and everything derived from models' weights."""
-    with capturing.LOCK:
+    with LOCK:
         _CACHE.clear()
 
 
@@ -107,7 +115,7 @@ class Explainer:
             raise InvalidInput(f"method: {method!r} is unknown\n  do: one of {', '.join(METHODS)}")
         if batch_size is not None and batch_size < 1:
             raise InvalidInput(f"batch_size: {batch_size} is below 1")
-        self.model = capturing.load(model) if isinstance(model, (str, Path)) else model
+        self.model = capturing.load(model) if isinstance(model, (str, Path)) else capturing.unwrapped(model)
         _check_model(self.model)
         self.composite = composite_of(rules)
         self.method = method
@@ -151,8 +159,14 @@ class Explainer:
         parts: list[list[Explanation]] = []
         for start in range(0, batch, size):
             part_args, part_kwargs = slice_batch((args, kwargs), batch, start, min(start + size, batch))
-            part_targets = [slice_target(target, batch, start, min(start + size, batch)) for target in targets]
-            parts.append(METHODS[self.method].run(self, captured, program, part_args, part_kwargs, part_targets))
+            part_targets = [
+                slice_target(target, batch, start, min(start + size, batch)) for target in targets
+            ]
+            if captured.graph.concrete and start:
+                captured, program = self.program(part_args, part_kwargs)
+            parts.append(
+                METHODS[self.method].run(self, captured, program, part_args, part_kwargs, part_targets)
+            )
         return [_join([part[i] for part in parts], inputs) for i in range(len(targets))]
 
     def program(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Captured, Program]:
@@ -190,6 +204,7 @@ def arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def _check_model(model: Any) -> None:
     if isinstance(model, torch.nn.Module):
+        capturing.check_module(model)
         for path, module in model.named_modules():
             if module.training:
                 where = f"its module {path!r} is" if path else "it is"
@@ -229,64 +244,47 @@ def _weights(model: Any) -> Iterable[Tensor]:
 
 
 def captured_graph(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], fold: bool) -> Captured:
-    """The canonised graph of the model for inputs of these shapes and types, captured at most once."""
+    """The canonised graph of the model for inputs of these shapes and types, captured at most once.
+
+    A concrete graph holds for one sample: it is recorded anew each time, from the first sample of these inputs.
+    """
     leaves, spec = pytree.tree_flatten((args, kwargs))
     batch = capturing.batch_size((args, kwargs))
-    signature = tuple(_signature(leaf, batch) for leaf in leaves)
-    with capturing.LOCK:
+    inputs = tuple(signature_of(leaf, batch) for leaf in leaves)
+    with LOCK:
         known = _CACHE.setdefault(model, {})
-        key = (structure_of(model), str(spec), signature, fold)
-        if key not in known:
-            graph = canonise(_capture(model, args, kwargs), fold)
-            known[key] = Captured(graph, analyse(graph, OPS))
-            _verify(model, known[key], args, kwargs)
-        return known[key]
+        key = (structure_of(model), str(spec), inputs, fold)
+        captured = known.get(key)
+        if captured is None or captured.graph.concrete:
+            graph = canonise(_capture(model, args, kwargs, again=captured is not None), fold)
+            captured = Captured(graph, analyse(graph, OPS))
+            refuse(graph, captured.facts)  # before anything is computed
+            _verify(model, captured, args, kwargs)
+            known[key] = captured
+        return captured
 
 
-def _capture(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
+def _capture(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], again: bool) -> Graph:
     try:
-        return capturing.capture(model, args, kwargs)
+        return (capturing.from_call if again else capturing.capture)(model, args, kwargs)
     except (CaptureError, UnsupportedOperation):
         if isinstance(model, torch.nn.Module):
-            _run_eagerly(model, capturing.samples(args, 1), capturing.samples(kwargs, 1))
+            _run_eagerly(model, *capturing.samples((args, kwargs), 1))
         raise
 
 
 def _run_eagerly(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The model's own output. Raises `InvalidInput` where the model itself fails on these inputs."""
-    with torch.no_grad():
-        try:
-            return model(*args, **kwargs)
-        except Exception as error:
-            shapes = ", ".join(str(tuple(t.shape)) for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor))
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise InvalidInput(f"inputs: the model itself fails on one sample of shape {shapes}: {first}") from error
-
-
-def _signature(leaf: Any, batch: int) -> Any:
-    if not isinstance(leaf, Tensor):
-        return leaf if isinstance(leaf, (int, float, str, bool, type(None))) else repr(leaf)
-    shape = tuple(leaf.shape)
-    return (("B", *shape[1:]) if shape and shape[0] == batch else shape), leaf.dtype, leaf.device
-
-
-def structure_of(model: Any) -> Any:
-    """What tells one structure of a model from another: its modules, their settings and hooks; weights by shape and type."""
-    if not isinstance(model, torch.nn.Module):
-        return None
-    parts: list[Any] = []
-    for path, module in model.named_modules(remove_duplicate=False):
-        parts.append((path, id(type(module)), id(module)))
-        for name, value in vars(module).items():
-            if isinstance(value, (int, float, str, bool, tuple, list)):
-                parts.append((name, str(value)))
-            elif name in ("_parameters", "_buffers"):
-                parts.append(tuple((k, None if v is None else (v.dtype, v.shape, v.device)) for k, v in value.items()))
-            elif "hooks" in name and value:
-                parts.append((name, tuple(map(id, value.values()))))
-            elif callable(value) and not isinstance(value, torch.nn.Module):
-                parts.append((name, id(value)))
-    return hash(tuple(parts))
+    try:
+        return run_isolated(model, args, kwargs)
+    except Exception as error:
+        shapes = ", ".join(
+            str(tuple(t.shape)) for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)
+        )
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InvalidInput(
+            f"inputs: the model itself fails on one sample of shape {shapes}: {first}"
+        ) from error
 
 
 def _verify(model: Any, captured: Captured, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -294,18 +292,22 @@ def _verify(model: Any, captured: Captured, args: tuple[Any, ...], kwargs: dict[
     if not isinstance(model, torch.nn.Module):
         return
     count = 2 if captured.graph.batched else 1
-    args, kwargs = capturing.samples(args, count), capturing.samples(kwargs, count)
-    random = torch.get_rng_state()
-    expected = _run_eagerly(model, pytree.tree_map(_copy, args), pytree.tree_map(_copy, kwargs))
-    torch.set_rng_state(random)
+    args, kwargs = capturing.samples((args, kwargs), count)
+    expected = _run_eagerly(model, *pytree.tree_map(_copy, (args, kwargs)))
     plan = Plan((), Composite())
     program = prepare(captured.graph, captured.facts, plan)
     values = record(program, leaves_of(model, captured.graph, args, kwargs), Weights())
-    for ref, value in zip(captured.graph.outputs(), (v for v in pytree.tree_leaves(expected) if isinstance(v, Tensor)), strict=False):
+    for ref, value in zip(
+        captured.graph.outputs(),
+        (v for v in pytree.tree_leaves(expected) if isinstance(v, Tensor)),
+        strict=False,
+    ):
         found = values[ref.name] if ref.index is None else values[ref.name][ref.index]
         loose = 5e-2 if value.dtype in HALF else 1e-3 if value.dtype == torch.float32 else 1e-6
         scale = max(1.0, float(value.abs().max())) if value.numel() else 1.0
-        if found.shape != value.shape or not torch.allclose(found, value, atol=loose * scale, rtol=loose, equal_nan=True):
+        if found.shape != value.shape or not torch.allclose(
+            found, value, atol=loose * scale, rtol=loose, equal_nan=True
+        ):
             raise CaptureError(
                 "the captured graph does not compute what the model computes: its forward pass depends on chance,"
                 " on the values of the input or on state outside its parameters\n"
@@ -321,7 +323,7 @@ def leaves_of(model: Any, graph: Graph, args: tuple[Any, ...], kwargs: dict[str,
     """The values of inputs, weights (read live) and constants by node name."""
     flat = pytree.tree_leaves((args, kwargs))
     values: dict[str, Any] = {}
-    with capturing.LOCK:
+    with LOCK:
         for node in graph.nodes:
             if node.kind == "input":
                 values[node.name] = flat[int(node.origin)].detach()
@@ -404,13 +406,25 @@ def _join(parts: list[Explanation], inputs: Inputs) -> Explanation:
 
     def merge(structures: list[Any]) -> Any:
         flat = [pytree.tree_flatten(structure) for structure in structures]
-        return pytree.tree_unflatten([cat(list(column)) for column in zip(*(f[0] for f in flat), strict=True)], flat[0][1])
+        return pytree.tree_unflatten(
+            [cat(list(column)) for column in zip(*(f[0] for f in flat), strict=True)], flat[0][1]
+        )
 
     if len(parts) == 1:
-        relevance, output, target, score, audit = first.relevance, first.output, first.target, first.score, first.audit
+        relevance, output, target, score, audit = (
+            first.relevance,
+            first.output,
+            first.target,
+            first.score,
+            first.audit,
+        )
     else:
         relevance, output = merge([p.relevance for p in parts]), merge([p.output for p in parts])
-        target = cat([p.target for p in parts]) if isinstance(first.target, Tensor) and first.target.shape[:1] == first.score.shape else first.target
+        target = (
+            cat([p.target for p in parts])
+            if isinstance(first.target, Tensor) and first.target.shape[:1] == first.score.shape
+            else first.target
+        )
         score = torch.cat([p.score for p in parts])
         audits = [p.audit for p in parts if p.audit is not None]
         audit = accounts.join(audits) if audits else None
@@ -437,7 +451,9 @@ class Forward:
     batch: int
 
 
-def forward(explainer: Explainer, captured: Captured, program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Forward:
+def forward(
+    explainer: Explainer, captured: Captured, program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Forward:
     """Run the graph on one batch and keep what the walk reads."""
     leaves = leaves_of(explainer.model, captured.graph, args, kwargs)
     captured.store.fresh(weights_by_node(captured.graph, leaves))
@@ -469,7 +485,9 @@ def start(
     _check_finite(explainer.model, output)
     weights, resolved = weights_of(target, output, passed.batch)
     if ref not in captured.facts.data:
-        raise InvalidInput("model: the output does not depend on the inputs through operations that carry relevance")
+        raise InvalidInput(
+            "model: the output does not depend on the inputs through operations that carry relevance"
+        )
     seed = weights * output
     seed = seed.float() if seed.dtype in HALF else seed
     return {ref: seed}, seed.flatten(1).sum(1) if seed.dim() > 1 else seed, resolved, []
@@ -500,7 +518,9 @@ def _start_callable(
     result = forward(scorer, scored, program, tuple(leaves), {})
     score = result.output
     if score.shape != (passed.batch,):
-        raise InvalidInput(f"target: the callable returned shape {tuple(score.shape)}\n  do: return one score a sample, shape (B,)")
+        raise InvalidInput(
+            f"target: the callable returned shape {tuple(score.shape)}\n  do: return one score a sample, shape (B,)"
+        )
     ref = main_output(scored.graph.output)
     if ref not in scored.facts.data:
         raise InvalidInput("target: the callable's score does not depend on the model's output")
@@ -532,14 +552,12 @@ def module_outputs(graph: Graph, facts: Facts) -> dict[str, list[Ref]]:
 def places(captured: Captured, path: str) -> list[list[Ref]]:
     """The values that are the output of the module at a path, a list for each of its calls."""
     outputs = module_outputs(captured.graph, captured.facts)
-    calls = [call for call in outputs if call == path or ("@" not in path and capturing.path_of(call) == path)]
+    calls = [call for call in outputs if call == path or ("@" not in path and path_of(call) == path)]
     if not calls:
-        known = sorted({capturing.path_of(call) for call in outputs if call})
+        known = sorted({path_of(call) for call in outputs if call})
         near = [name for name in known if name.startswith(path.split(".")[0])] or known
         raise InvalidInput(
             f"at: no relevance at {path!r}: there is no such module, or it computes nothing of its own (an identity, an inactive dropout)\n"
             f"  do: one of {', '.join(near[:12])}{' …' if len(near) > 12 else ''}"
         )
     return [outputs[call] for call in calls]
-
-

@@ -1,36 +1,28 @@
-"""Front ends: a model and an example become a `Graph`. `FRONTENDS` lists them; a new one is one function and one row.
+"""Front ends: a model and an example become a `Graph`. `FRONTENDS` lists them; a new one is one function and
+one row.
 
-`torch.export` (non-strict, dynamic batch) captures a module without running it on data, so nothing of it can depend on
-the values of one input. Where a model's control flow does, `tape.trace` records the operations of one call instead.
+`torch.export` (non-strict, dynamic batch) captures a module without running it on data, so nothing of it can
+depend on the values of one input. Where a model's control flow does, `tape.trace` records the operations of
+one call instead.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import re
-import threading
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import fx
 from torch.export import Dim, ExportedProgram, ShapesCollection
+from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
-from relprop.engine.functional import functionalise
-from relprop.engine.graph import Graph, Meta, Node, Ref, name_of
-from relprop.engine.ops import OPS
+from relprop.engine.exported import first_line, graph_of
+from relprop.engine.graph import Graph, Node
+from relprop.engine.isolate import LOCK, quietly, untouched
+from relprop.engine.tape import place_of, tensors_of, trace
 from relprop.errors import CaptureError, InvalidInput
-
-LOCK = threading.RLock()
-"""Held while a model is captured: torch.export swaps a module's parameters for a moment, and tracing state is global."""
-
-_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
-_CALL = re.compile(r"@\d+")
-_IGNORED = ("_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range", "_assert_async")
 
 
 def capture(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
@@ -48,26 +40,99 @@ def capture(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
 
 
 def from_module(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
-    """Capture an eager module by torch.export: with a dynamic batch, else for one sample, else as a concrete trace."""
-    from relprop.engine.tape import trace
-
-    reasons = []
+    """Capture an eager module by torch.export: with a dynamic batch, else for one sample, else as a concrete
+    trace."""
+    check_module(model)
+    reason = "it computes with a fixed batch size"
     for count in (2, 1):
         try:
-            program = export(model, samples(args, count), samples(kwargs, count), dynamic=count == 2)
-            graph = from_program(program, args, kwargs)
+            graph = from_export(model, args, kwargs, count)
         except CaptureError as error:
-            reasons.append(str(error))
+            reason = str(error)
             continue
         if graph.batched or count == 1:
             return graph
     try:
-        return trace(model, samples(args, 1), samples(kwargs, 1))
+        return from_call(model, args, kwargs)
     except CaptureError as error:
         raise CaptureError(
-            f"the model {type(model).__name__} cannot be captured\n  torch.export: {reasons[0] if reasons else 'fixed batch size'}\n"
+            f"the model {type(model).__name__} cannot be captured\n  torch.export: {reason}\n"
             f"  recording its operations: {error}"
         ) from error
+
+
+def from_export(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], count: int) -> Graph:
+    """Capture a module by torch.export with two samples (a dynamic batch) or with one."""
+    size = batch_size((args, kwargs))
+    batched = [_has_batch(leaf, size) for leaf in pytree.tree_leaves((args, kwargs))]
+    args, kwargs = samples((args, kwargs), count)
+    shapes = ShapesCollection()  # type: ignore[no-untyped-call]
+    for leaf, free in zip(pytree.tree_leaves((args, kwargs)), batched, strict=True):
+        if free and count > 1:
+            shapes[leaf] = {0: Dim.AUTO}
+    with LOCK, quietly(), untouched(model):
+        try:
+            program = torch.export.export(
+                model, args, kwargs, dynamic_shapes=shapes if count > 1 else None, strict=False
+            )
+        except Exception as error:
+            raise CaptureError(first_line(error)) from error
+    return _live(graph_of(program, batched), model)
+
+
+def from_call(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
+    """Capture the operations of one call with the first sample: they hold for that sample."""
+    args, kwargs = samples((args, kwargs), 1)
+    return trace(model, args, kwargs)
+
+
+def _live(graph: Graph, model: torch.nn.Module) -> Graph:
+    """Constants that are attributes of the model's modules become weights, so that they are read anew each
+    time."""
+    paths = {place_of(tensor): path for path, tensor in tensors_of(model)}
+    nodes, constants = [], {}
+    for node in graph.nodes:
+        if node.kind == "constant":
+            value = graph.constants[node.origin]
+            path = paths.get(place_of(value))
+            if path is None:
+                constants[node.origin] = value
+            else:
+                node = dataclasses.replace(node, kind="weight", origin=path)
+        nodes.append(node)
+    return dataclasses.replace(graph, nodes=tuple(nodes), constants=constants)
+
+
+def unwrapped(model: Any) -> Any:
+    """The model inside torch.compile, DataParallel and DistributedDataParallel, which computes the same."""
+    while True:
+        if isinstance(model, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
+            model = model.module
+        elif isinstance(model, torch.nn.Module) and isinstance(
+            vars(model).get("_modules", {}).get("_orig_mod"), torch.nn.Module
+        ):
+            model = model._orig_mod
+        else:
+            return model
+
+
+def check_module(model: torch.nn.Module) -> None:
+    """Raise `InvalidInput` for a module that has no values to explain, or whose code is not Python's."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InvalidInput(
+            "model: a TorchScript module, which torch.export cannot read\n"
+            "  do: give the torch.nn.Module that it was made from, or export that with torch.export.save"
+        )
+    for path, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise InvalidInput(
+                f"model: its weight {path!r} is not initialised yet\n  do: call the model once on an example"
+            )
+        if tensor.is_meta:
+            raise InvalidInput(
+                f"model: its weight {path!r} is on the meta device and has no values\n"
+                "  do: load the weights: model.to_empty(device='cpu'), then model.load_state_dict(…)"
+            )
 
 
 def from_file(path: str | Path, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
@@ -79,46 +144,17 @@ def load(path: str | Path) -> ExportedProgram:
     """The exported program in a `.pt2` file. Raises `InvalidInput` where it cannot be read."""
     file = Path(path)
     if not file.is_file():
-        raise InvalidInput(f"model: no file {file}\n  do: give the path of a program saved by torch.export.save")
+        raise InvalidInput(
+            f"model: no file {file}\n  do: give the path of a program saved by torch.export.save"
+        )
     try:
-        return torch.export.load(file)
+        with quietly():
+            return torch.export.load(file)
     except Exception as error:
         raise InvalidInput(
-            f"model: {file} is not a readable torch.export program ({_first_line(error)})\n"
+            f"model: {file} is not a readable torch.export program ({first_line(error)})\n"
             "  do: save the model again with torch.export.save(torch.export.export(model, …), file)"
         ) from error
-
-
-def export(
-    model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: bool
-) -> ExportedProgram:
-    """`torch.export` of a module, non-strict; with `dynamic`, the first dimension of the batch's tensors is free."""
-    shapes = None
-    if dynamic:
-        shapes = ShapesCollection()
-        for leaf in pytree.tree_leaves((args, kwargs)):
-            if isinstance(leaf, torch.Tensor) and leaf.dim() and leaf.shape[0] == 2:
-                shapes[leaf] = {0: Dim.AUTO}
-    with _quietly():
-        try:
-            return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
-        except Exception as error:
-            raise CaptureError(_first_line(error)) from error
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Neither torch's warnings nor its fused fast path of attention (which hides operations) while a model is traced."""
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    random = torch.get_rng_state()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with warnings.catch_warnings(), torch.enable_grad():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
-        torch.set_rng_state(random)
 
 
 def samples(structure: Any, count: int) -> Any:
@@ -126,7 +162,7 @@ def samples(structure: Any, count: int) -> Any:
     size = batch_size(structure)
 
     def take(leaf: Any) -> Any:
-        if not (isinstance(leaf, torch.Tensor) and leaf.dim() and leaf.shape[0] == size):
+        if not _has_batch(leaf, size):
             return leaf
         leaf = leaf.detach()
         if size >= count:
@@ -137,224 +173,80 @@ def samples(structure: Any, count: int) -> Any:
 
 
 def batch_size(structure: Any) -> int:
-    """The number of samples: the first size of the first tensor that has dimensions (1 where there is none)."""
+    """The number of samples: the first size of the first tensor that has dimensions (1 where there is
+    none)."""
     for leaf in pytree.tree_leaves(structure):
         if isinstance(leaf, torch.Tensor) and leaf.dim():
             return int(leaf.shape[0])
     return 1
 
 
-def from_program(
-    program: ExportedProgram, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-) -> Graph:
-    """The graph of an exported program: functional, and with composite operations kept whole where the table has them."""
-    graph = functionalise(read(program))
-    if graph is None or any(_unknown_composite(node) for node in graph.nodes):
-        graph = functionalise(read(decomposed(program)))
-    if graph is None:
-        raise CaptureError("the model writes into a tensor in a way that cannot be made functional")
-    return graph
+def _has_batch(leaf: Any, size: int) -> bool:
+    return isinstance(leaf, torch.Tensor) and leaf.dim() > 0 and leaf.shape[0] == size
 
 
-def _unknown_composite(node: Node) -> bool:
-    """An operation without a row that torch can break down into others."""
-    function = node.function
-    known = node.operation in OPS
-    return not known and isinstance(function, torch._ops.OpOverload) and function._can_decompose()
+def from_program(program: ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
+    """Capture an exported program for inputs like these, given in the order and under the names it was
+    exported with.
+
+    Raises `InvalidInput` where the inputs are not those of the program, `CaptureError` where its batch size
+    is fixed.
+    """
+    leaves = pytree.tree_leaves((args, kwargs))
+    origins = _arranged(program, args, kwargs)
+    size = batch_size(leaves)
+    graph = graph_of(program, [_has_batch(leaves[origin], size) for origin in origins])
+    nodes = []
+    for node in graph.nodes:
+        if node.kind == "input":
+            node = dataclasses.replace(node, origin=str(origins[int(node.origin)]))
+            _check_shape(program, node, leaves[int(node.origin)], size)
+        nodes.append(node)
+    return dataclasses.replace(graph, nodes=tuple(nodes))
 
 
-def read(program: ExportedProgram) -> Graph:
-    """The graph of an exported program as it stands: operations that write to their arguments are still in it."""
-    specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
-    reader = _Reader()
-    inputs: list[str] = []
-    constants: dict[str, torch.Tensor] = {}
-    for node in program.graph.nodes:
-        if node.op != "placeholder":
-            continue
-        spec = specs[node.name]
-        kind = spec.kind.name
-        if kind in ("PARAMETER", "BUFFER"):
-            reader.add(node, Node(node.name, "weight", origin=spec.target, meta=_meta(node)))
-        elif kind in ("CONSTANT_TENSOR", "CUSTOM_OBJ"):
-            value = program.constants[spec.target]
-            if not isinstance(value, torch.Tensor):
-                raise CaptureError(f"the model holds {spec.target}, a {type(value).__name__} that is no tensor")
-            constants[spec.target] = value.detach()
-            reader.add(node, Node(node.name, "constant", origin=spec.target, meta=_meta(node)))
-        elif kind == "USER_INPUT":
-            inputs.append(node.name)
-            value = node.meta.get("val")
-            if isinstance(value, torch.Tensor):
-                reader.add(node, Node(node.name, "input", origin=str(len(inputs) - 1), meta=_meta(node)))
-            else:
-                reader.env[node] = value
-        else:
-            raise CaptureError(f"the exported program has an input of kind {kind}")
-    results = reader.run(program.graph_module, {})
-    kinds = [spec.kind.name for spec in program.graph_signature.output_specs]
-    if any(kind == "LOSS_OUTPUT" for kind in kinds):
-        raise CaptureError("the exported program is a training program")
-    outputs = [result for result, kind in zip(results, kinds, strict=True) if kind == "USER_OUTPUT"]
-    tensors = [node for node in reader.nodes if node.kind == "input"]
-    batched = any(node.meta.batch == (0,) for node in tensors if isinstance(node.meta, Meta))
-    return Graph(
-        tuple(reader.nodes),
-        tuple(inputs),
-        pytree.tree_unflatten(outputs, program.call_spec.out_spec),
-        constants,
-        batched,
+def _arranged(program: ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[int]:
+    """For each input of the program, in its order, the place of the given one."""
+    flat, given = pytree.tree_flatten((args, kwargs))
+    spec = program.call_spec.in_spec
+    positional, named = pytree.tree_unflatten(list(range(len(flat))), given)
+    expected = pytree.tree_unflatten([0] * spec.num_leaves, spec)
+    if set(named) == set(expected[1]):
+        places, found = pytree.tree_flatten((positional, {name: named[name] for name in expected[1]}))
+        if found == spec:
+            return places
+    names = [f"{len(expected[0])} positional"] * bool(expected[0]) + [f"{name}=" for name in expected[1]]
+    raise InvalidInput(
+        f"inputs: the exported program does not take these arguments\n  do: give it {', '.join(names)}"
+        " in the form it was exported with: a tuple for positional arguments, a dict for keywords"
     )
 
 
-class _Reader:
-    """Reads an FX graph node by node; programs called within it (`with torch.no_grad()` in a model) are read in place."""
-
-    def __init__(self) -> None:
-        self.nodes: list[Node] = []
-        self.env: dict[fx.Node, Any] = {}
-
-    def add(self, node: fx.Node, ours: Node) -> None:
-        self.nodes.append(ours)
-        self.env[node] = Ref(ours.name)
-
-    def value(self, structure: Any) -> Any:
-        return fx.map_arg(structure, lambda node: self.env[node])
-
-    def run(self, module: fx.GraphModule, attributes: dict[str, Any], prefix: str = "") -> Any:
-        for node in module.graph.nodes:
-            if node.op == "placeholder":
-                continue
-            if node.op == "output":
-                return _plain(self.value(node.args[0]))
-            if node.op == "get_attr":
-                self.env[node] = module.get_submodule(node.target) if hasattr(module, node.target) else None
-                continue
-            if any(name in str(node.target) for name in _IGNORED):
-                continue
-            self.call(node, prefix)
-        raise CaptureError("the exported program returns nothing")
-
-    def call(self, node: fx.Node, prefix: str) -> None:
-        args, kwargs = _plain(self.value(node.args)), _plain(self.value(node.kwargs))
-        name = name_of(node.target)  # type: ignore[arg-type]
-        if name == "python getitem" and not isinstance(args[1], Ref):
-            source, index = args
-            if isinstance(source, list):  # parts of a program read in place
-                self.env[node] = source[index]
-                return
-            if isinstance(source, Ref) and isinstance(index, int):
-                self.env[node] = Ref(source.name, index)
-                return
-        programs = [arg for arg in args if isinstance(arg, fx.GraphModule)]
-        if programs:
-            self.inline(node, name, programs[0], args, prefix)
-            return
-        path, cls, calls = _modules(node)
-        self.add(
-            node,
-            Node(
-                prefix + node.name,
-                "call",
-                node.target,  # type: ignore[arg-type]
-                args,
-                kwargs,
-                module=path,
-                module_class=cls,
-                calls=calls,
-                source=_source(node.meta.get("stack_trace")),
-                meta=_meta(node),
-            ),
+def _check_shape(program: ExportedProgram, node: Node, given: Any, batch: int) -> None:
+    value = next(n.meta["val"] for n in program.graph.nodes if n.name == node.name)
+    if not isinstance(given, torch.Tensor) or given.dim() != value.dim():
+        found = f"shape {tuple(given.shape)}" if isinstance(given, torch.Tensor) else type(given).__name__
+        raise InvalidInput(
+            f"inputs: the exported program takes {node.meta} for {node.name}, given is {found}"
+        )
+    for dimension, (size, own) in enumerate(zip(value.shape, given.shape, strict=True)):
+        if isinstance(size, torch.SymInt) or size == own:
+            continue
+        if dimension == 0 and own == batch and size == 1:
+            continue  # exported for one sample: a batch is walked sample by sample
+        if dimension == 0 and own == batch:
+            raise CaptureError(
+                f"the program was exported for a fixed batch of {size}, given are {own} samples{_DYNAMIC}"
+            )
+        raise InvalidInput(
+            f"inputs: the exported program takes {node.meta} for {node.name}, given is {tuple(given.shape)}"
         )
 
-    def inline(
-        self, node: fx.Node, name: str, program: fx.GraphModule, args: tuple[Any, ...], prefix: str
-    ) -> None:
-        if not any(wrapper in name for wrapper in ("wrap_with_set_grad_enabled", "wrap_with_autocast")):
-            raise CaptureError(f"the model uses the control flow operator {name}")
-        if "autocast" in name:
-            raise CaptureError("the model switches autocast on within its forward pass")
-        operands = args[args.index(program) + 1 :]
-        holes = [inner for inner in program.graph.nodes if inner.op == "placeholder"]
-        self.env.update(zip(holes, operands, strict=True))
-        self.env[node] = list(self.run(program, {}, f"{prefix}{node.name}_"))
 
-
-def _plain(structure: Any) -> Any:
-    """FX's immutable lists and dicts as ordinary ones."""
-    if isinstance(structure, Ref):
-        return structure
-    if isinstance(structure, (list, tuple)):
-        items = [_plain(item) for item in structure]
-        return items if isinstance(structure, list) else tuple(items)
-    if isinstance(structure, dict):
-        return {key: _plain(item) for key, item in structure.items()}
-    if isinstance(structure, slice):
-        return slice(_plain(structure.start), _plain(structure.stop), _plain(structure.step))
-    return structure
-
-
-def _meta(node: fx.Node) -> Meta | tuple[Meta | None, ...] | None:
-    value = node.meta.get("val")
-    if isinstance(value, (list, tuple)):
-        return tuple(_meta_of(part) for part in value)
-    return _meta_of(value)
-
-
-def _meta_of(value: Any) -> Meta | None:
-    if not isinstance(value, torch.Tensor):
-        return None
-    sizes = []
-    batch = []
-    for dimension, size in enumerate(value.shape):
-        if isinstance(size, torch.SymInt):
-            hint = size.node.hint
-            if hint is None:
-                raise CaptureError("the shape of a value depends on the data")
-            if size.node.expr.free_symbols:
-                batch.append(dimension)
-            size = hint
-        sizes.append(int(size))
-    return Meta(tuple(sizes), value.dtype, tuple(batch))
-
-
-def _modules(node: fx.Node) -> tuple[str, str, tuple[str, ...]]:
-    """Path and class of the innermost module that ran the node, and the calls of all modules around it."""
-    stack = node.meta.get("nn_module_stack") or {}
-    calls = tuple(key.removeprefix("L__self__") for key in stack if key.startswith("L__self__"))
-    if not calls:
-        return "", "", ("",)
-    cls = list(stack.values())[len(calls) - 1][1]
-    return _CALL.sub("", calls[-1]), cls if isinstance(cls, str) else f"{cls.__module__}.{cls.__qualname__}", calls
-
-
-def path_of(call: str) -> str:
-    """The module path of a call: "relu@1" is the second call of "relu"."""
-    return _CALL.sub("", call)
-
-
-_TORCH = str(Path(torch.__file__).parent)
-
-
-def _source(stack_trace: str | None) -> str:
-    """File name and line of the innermost frame outside torch."""
-    frames = [(file, line) for file, line in _FRAME.findall(stack_trace or "") if not file.startswith(_TORCH)]
-    if not frames or frames[-1][0].startswith("torch/"):
-        return ""
-    file, line = frames[-1]
-    return f"{Path(file).name}:{line}"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
-
-
-def decomposed(program: ExportedProgram) -> ExportedProgram:
-    """The program functionalised by torch, high-level operations kept (slower than `canonise.functionalise`)."""
-    with _quietly():
-        return program.run_decompositions({})
-
+_DYNAMIC = (
+    "\n  do: export it with a dynamic batch:"
+    " torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))"
+)
 
 Frontend = Callable[[Any, tuple[Any, ...], dict[str, Any]], Graph]
 FRONTENDS: list[tuple[Callable[[Any], bool], Frontend]] = [

@@ -31,7 +31,10 @@ class Meta:
     batch: tuple[int, ...] = ()  # the dimensions whose size grows with the batch
 
     def __str__(self) -> str:
-        sizes = ("B" if d in self.batch and s == 2 else f"{s // 2}·B" if d in self.batch else str(s) for d, s in enumerate(self.shape))
+        sizes = (
+            "B" if d in self.batch and s == 2 else f"{s // 2}·B" if d in self.batch else str(s)
+            for d, s in enumerate(self.shape)
+        )
         return f"[{', '.join(sizes)}] {str(self.dtype).removeprefix('torch.')}"
 
 
@@ -51,7 +54,9 @@ class Node:
     origin: str = ""
     module: str = ""  # path of the module that ran it, "layer1.0.conv1"; "" is the model itself
     module_class: str = ""  # qualified name of that module's class
-    calls: tuple[str, ...] = ("",)  # the calls of the modules around it: "", "block", "block.relu@1" (a second call)
+    calls: tuple[str, ...] = (
+        "",
+    )  # the calls of the modules around it: "", "block", "block.relu@1" (a second call)
     source: str = ""  # file and line that ran it: "net.py:41"
     folded: str = ""  # the batch normalisation that was folded into it
     meta: Meta | tuple[Meta | None, ...] | None = None
@@ -76,6 +81,7 @@ class Graph:
     output: Any
     constants: dict[str, torch.Tensor] = field(default_factory=dict)
     batched: bool = True  # False: captured for one sample; a batch is walked sample by sample
+    concrete: bool = False  # True: recorded from one call; holds for that sample only
 
     def __post_init__(self) -> None:
         """Check that every name is defined once, before it is used."""
@@ -83,7 +89,9 @@ class Graph:
         for node in self.nodes:
             for ref in parents(node):
                 if ref.name not in seen:
-                    raise CaptureError(f"graph: {node.where()} reads {ref.name}, which is not defined before it")
+                    raise CaptureError(
+                        f"graph: {node.where()} reads {ref.name}, which is not defined before it"
+                    )
             if node.name in seen:
                 raise CaptureError(f"graph: {node.name} is defined twice")
             seen.add(node.name)
@@ -168,4 +176,8 @@ def meta_of(nodes: dict[str, Node], ref: Ref) -> Meta | None:
 
 def map_output(output: Any, new: Callable[[Ref], Any]) -> Any:
     """The output structure with every `Ref` replaced; it may hold any container that torch knows."""
-    return pytree.tree_map(lambda leaf: new(leaf) if isinstance(leaf, Ref) else leaf, output, is_leaf=lambda x: isinstance(x, Ref))
+    return pytree.tree_map(
+        lambda leaf: new(leaf) if isinstance(leaf, Ref) else leaf,
+        output,
+        is_leaf=lambda x: isinstance(x, Ref),
+    )

@@ -1,0 +1,78 @@
+"""What tells one kind of input, and one structure of a model, from another: the key of the cache of captured
+graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_TABLES = ("_parameters", "_buffers")
+_DEPTH = 4  # how far into containers and configuration objects a change is noticed
+
+
+def signature_of(leaf: Any, batch: int) -> Any:
+    """Shape, type and device of an input tensor, its samples left out; the value of anything else."""
+    if not isinstance(leaf, Tensor):
+        return type(leaf), leaf if isinstance(leaf, (int, float, str)) else repr(leaf)
+    shape = tuple(leaf.shape)
+    return (("B", *shape[1:]) if shape and shape[0] == batch else shape), leaf.dtype, leaf.device
+
+
+def structure_of(model: Any) -> Any:
+    """The modules of a model, their settings and hooks, and their weights by shape, type and identity of
+    sharing.
+
+    Weights are read live, so their values do not count; tensors in lists are constants of the graph, so
+    theirs do.
+    """
+    if not isinstance(model, torch.nn.Module):
+        return None
+    parts: list[Any] = []
+    order: dict[
+        int, int
+    ] = {}  # tensors by identity, in order of appearance: shared ones have the same number
+    for path, module in model.named_modules(remove_duplicate=False):
+        parts.append((path, id(type(module)), id(module)))
+        for name, value in vars(module).items():
+            if name in _TABLES:
+                parts += [
+                    (key, _kind(tensor), order.setdefault(id(tensor), len(order)))
+                    for key, tensor in value.items()
+                ]
+            elif isinstance(value, Tensor):
+                parts.append((name, _kind(value)))
+            elif name != "_modules":
+                parts.append(name)
+                parts += _setting(value, _DEPTH)
+    return hash(tuple(parts))
+
+
+def _kind(tensor: Tensor | None) -> Any:
+    return None if tensor is None else (tensor.dtype, tensor.shape, tensor.device)
+
+
+def _setting(value: Any, depth: int) -> Iterator[Any]:
+    """Hashable pieces of an attribute: numbers by value, tensors and functions by identity, containers by
+    their contents."""
+    if value is None or isinstance(value, (bool, int, float, complex, str, bytes, torch.dtype, torch.device)):
+        yield type(value)
+        yield value
+    elif isinstance(value, Tensor):
+        yield id(value), None if value.is_inference() else value._version, value.data_ptr(), _kind(value)
+    elif isinstance(value, torch.nn.Module) or callable(value) or depth == 0:
+        yield id(value)
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        yield type(value), len(value)
+        for item in value:
+            yield from _setting(item, depth - 1)
+    elif isinstance(value, dict):
+        yield type(value), len(value)
+        for key, item in value.items():
+            yield from _setting(key, depth - 1)
+            yield from _setting(item, depth - 1)
+    else:
+        yield type(value), id(value)
+        yield from _setting(getattr(value, "__dict__", None), depth - 1)
