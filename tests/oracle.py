@@ -1,8 +1,10 @@
-"""Slow twins of the rules for linear operations: one message at a time, on a dense matrix, as the papers write them.
+"""Slow twins of the rules for linear operations: one message at a time, on a dense matrix, as the papers
+write them.
 
-Every function takes x (n,), the matrix w (m, n), the bias b (m,) or None and the relevance r (m,) of z = w x + b, all in
-float64, and the rule with its options. It returns the relevance of x and the accounts, as numbers.
-`connected` (m, n) tells which inputs a unit has at all (a convolution's unit has those of its window).
+Every function takes x (n,), the matrix w (m, n), the bias b (m,) or None and the relevance r (m,) of z = w x
++ b, all in float64, and the rule with its options. It returns the relevance of x and the accounts, as
+numbers. `connected` (m, n) tells which inputs a unit has at all (a convolution's unit has those of its
+window).
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ Twin = tuple[Array, dict[str, float]]
 def dense(function: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> Array:
     """The matrix of a linear function of one sample of that shape, column by column."""
     size = int(np.prod(shape))
-    columns = [function(torch.eye(size, dtype=torch.float64)[j].reshape(shape)).flatten() for j in range(size)]
+    columns = [
+        function(torch.eye(size, dtype=torch.float64)[j].reshape(shape)).flatten() for j in range(size)
+    ]
     return torch.stack(columns, 1).numpy()
 
 
@@ -57,9 +61,11 @@ def hand_on(
     connected: Array,
     empty: str = "",
 ) -> Twin:
-    """R_j = Σ_k m_kj / d_k R_k with d_k = Σ_j m_kj + m_kb + stabiliser, message by message (methods sheet, 2).
+    """R_j = Σ_k m_kj / d_k R_k with d_k = Σ_j m_kj + m_kb + stabiliser, message by message (methods sheet,
+    2).
 
-    `biases` is m_kb, None where the bias takes no part. `empty`: the account of units whose d is 0 before it is stabilised.
+    `biases` is m_kb, None where the bias takes no part. `empty`: the account of units whose d is 0 before it
+    is stabilised.
     """
     m, n = messages.shape
     result = np.zeros(n)
@@ -116,7 +122,8 @@ def epsilon(rule: Epsilon, x: Array, w: Array, b: Array | None, r: Array, connec
 def gamma(rule: Gamma, x: Array, w: Array, b: Array | None, r: Array, connected: Array) -> Twin:
     """Montavon et al. 2019, Sec. 10.2.1, in the form of Andéol et al. 2021 for inputs of any sign.
 
-    m_kj = z_kj + γ z_kj⁺ where z_k > 0, z_kj + γ z_kj⁻ where z_k < 0, 0 where z_k = 0; the bias is one more contribution.
+    m_kj = z_kj + γ z_kj⁺ where z_k > 0, z_kj + γ z_kj⁻ where z_k < 0, 0 where z_k = 0; the bias is one more
+    contribution.
     """
     bias = None if rule.bias == "ignore" else b
     z = contributions(x, w)
@@ -137,7 +144,9 @@ def gamma(rule: Gamma, x: Array, w: Array, b: Array | None, r: Array, connected:
     return hand_on(rule, messages, favoured, true, r, connected)
 
 
-def alpha_beta(rule: AlphaBeta | ZPlus, x: Array, w: Array, b: Array | None, r: Array, connected: Array) -> Twin:
+def alpha_beta(
+    rule: AlphaBeta | ZPlus, x: Array, w: Array, b: Array | None, r: Array, connected: Array
+) -> Twin:
     """Bach et al. 2015, Eq. 60: α z_kj⁺/(Σ z_kj⁺ + b_k⁺) − β z_kj⁻/(Σ z_kj⁻ + b_k⁻); z⁺ is α = 1, β = 0."""
     alpha, beta = (1.0, 0.0) if isinstance(rule, ZPlus) else (rule.alpha, rule.beta)
     full = isinstance(rule, AlphaBeta) and rule.full_bias
@@ -157,7 +166,9 @@ def alpha_beta(rule: AlphaBeta | ZPlus, x: Array, w: Array, b: Array | None, r: 
 
 def z_box(rule: ZBox, x: Array, w: Array, b: Array | None, r: Array, connected: Array) -> Twin:
     """Montavon et al. 2017: m_kj = x_j w_kj − l_j w_kj⁺ − h_j w_kj⁻, without the bias."""
-    low, high = (np.broadcast_to(np.asarray(v, dtype=np.float64).flatten(), x.shape) for v in (rule.low, rule.high))
+    low, high = (
+        np.broadcast_to(np.asarray(v, dtype=np.float64).flatten(), x.shape) for v in (rule.low, rule.high)
+    )
     messages = x * w - low * np.maximum(w, 0) - high * np.minimum(w, 0)
     return hand_on(rule, messages, None, np.ones(len(r)), r, connected)
 

@@ -1,4 +1,5 @@
-"""Every known answer of ../shared/methods/known_answers.json, through the engine: capture, plan, walk and accounts."""
+"""Every known answer of ../shared/methods/known_answers.json, through the engine: capture, plan, walk and
+accounts."""
 
 from __future__ import annotations
 
@@ -16,7 +17,6 @@ from torch import Tensor, nn
 import relprop
 from relprop.engine.graph import Ref
 from relprop.engine.propagate import walk
-from relprop.explain import Explainer, forward, places
 from relprop.engine.rules import (
     Addition,
     AlphaBeta,
@@ -35,6 +35,7 @@ from relprop.engine.rules import (
     ZBox,
     ZPlus,
 )
+from relprop.explain import Explainer, forward, places
 from relprop.targets import main_output
 
 FILE = Path(__file__).resolve().parents[2] / "shared" / "methods" / "known_answers.json"
@@ -121,9 +122,15 @@ def numbers(value: Any) -> Tensor:
 
 
 def walked(
-    model: nn.Module, rules: Any, args: list[Any], seed: Any, at: tuple[str, ...] = (), start: str | None = None
+    model: nn.Module,
+    rules: Any,
+    args: list[Any],
+    seed: Any,
+    at: tuple[str, ...] = (),
+    start: str | None = None,
 ) -> Walked:
-    """Walk from the relevance `seed` of the output (of the module `start`, if given) for a batch of two equal samples.
+    """Walk from the relevance `seed` of the output (of the module `start`, if given) for a batch of two equal
+    samples.
 
     `seed` "output": the output itself.
     """
@@ -134,7 +141,9 @@ def walked(
     passed = forward(explainer, captured, program, inputs, {})
     ref = main_output(captured.graph.output) if start is None else places(captured, start)[0][0]
     output = main_output(passed.output)
-    relevance = output if isinstance(seed, str) else _twice(seed).reshape(output.shape if start is None else (2, -1))
+    relevance = (
+        output if isinstance(seed, str) else _twice(seed).reshape(output.shape if start is None else (2, -1))
+    )
     wanted: dict[str, Ref] = {path: places(captured, path)[0][0] for path in at}
     way = walk(program, passed.values, {ref: relevance}, captured.store, 2, True, frozenset(wanted.values()))
     absorbed: dict[str, float] = {}
@@ -228,7 +237,11 @@ def linear_rule(name: str, i: dict[str, Any], p: dict[str, Any]) -> LinearRule:
 
 
 def check_accounts(found: Walked, expected: dict[str, Any]) -> None:
-    for key, reason in (("to_bias", "bias"), ("to_stabiliser", "stabilizer"), ("to_softmax_bias", "softmax_bias")):
+    for key, reason in (
+        ("to_bias", "bias"),
+        ("to_stabiliser", "stabilizer"),
+        ("to_softmax_bias", "softmax_bias"),
+    ):
         if key in expected:
             same(found.account(reason), expected[key])
     if "undistributed" in expected:
@@ -707,7 +720,10 @@ class Head(nn.Module):
 def _(i: dict[str, Any], p: dict[str, Any], e: dict[str, Any]) -> None:
     causal = p.get("causal", False)
     for fused in (False, True):
-        for rules in (exact(), exact(("product", Attention(epsilon=0.0)), ("softmax", Attention(epsilon=0.0)))):
+        for rules in (
+            exact(),
+            exact(("product", Attention(epsilon=0.0)), ("softmax", Attention(epsilon=0.0))),
+        ):
             inner = ("softmax", "q", "k", "v") if not fused else ("q", "k", "v")
             found = walked(Head(i, causal, fused), rules, [i["X"]], i["R_out"], at=inner)
             same(found.output, e["O"])
@@ -755,5 +771,7 @@ def _(i: dict[str, Any], p: dict[str, Any], e: dict[str, Any]) -> None:
 def test_softmax_rule_can_be_named() -> None:
     found = ALL["softmax_attnlrp"]
     rules = relprop.Composite([("softmax", Softmax("taylor"))])
-    result = walked(Applied(lambda x: torch.softmax(x, 1)), rules, [found["inputs"]["x"]], found["inputs"]["R_out"])
+    result = walked(
+        Applied(lambda x: torch.softmax(x, 1)), rules, [found["inputs"]["x"]], found["inputs"]["R_out"]
+    )
     same(result.inputs[0], found["expected"]["R_in"])

@@ -1,4 +1,5 @@
-"""The rules for linear operations against their slow twins in `oracle.py`, through the engine, and their float32 traps."""
+"""The rules for linear operations against their slow twins in `oracle.py`, through the engine, and their
+float32 traps."""
 
 from __future__ import annotations
 
@@ -12,10 +13,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import ORACLE, dense
 from torch import Tensor, nn
 
 import relprop
+from oracle import ORACLE, dense
 from relprop.engine.propagate import walk
 from relprop.engine.rules import RULES, AlphaBeta, Epsilon, Flat, Gamma, LinearRule, WSquare, ZBox, ZPlus
 from relprop.explain import Explainer, forward
@@ -28,7 +29,7 @@ STABILISERS = ("signed", "unsigned", "clip", "relative", "exact_zero_only")
 
 @dataclass(frozen=True)
 class Layer:
-    """A module with the shape of one sample; `affine(x)` is its bias-free linear part, its `bias` per output."""
+    """A module with the shape of one sample."""
 
     module: nn.Module
     shape: tuple[int, ...]
@@ -63,11 +64,15 @@ MAKERS: dict[str, Callable[[], Layer]] = {
     "linear": lambda: Layer(nn.Linear(5, 4), (5,)),
     "linear_without_bias": lambda: Layer(nn.Linear(5, 4, bias=False), (5,)),
     "linear_over_tokens": lambda: Layer(nn.Linear(4, 3), (2, 4)),
-    "linear_merged_batch": lambda: Layer(nn.Sequential(nn.Flatten(0, 1), nn.Linear(4, 3), nn.Unflatten(0, (-1, 2))), (2, 4)),
+    "linear_merged_batch": lambda: Layer(
+        nn.Sequential(nn.Flatten(0, 1), nn.Linear(4, 3), nn.Unflatten(0, (-1, 2))), (2, 4)
+    ),
     "conv1d": lambda: Layer(nn.Conv1d(2, 3, 3, stride=2, padding=2), (2, 5)),
     "conv1d_groups_dilation": lambda: Layer(nn.Conv1d(4, 2, 2, groups=2, dilation=2, padding=1), (4, 4)),
     "conv2d": lambda: Layer(nn.Conv2d(2, 2, (2, 3), stride=(1, 2), padding=(1, 0)), (2, 3, 4)),
-    "conv2d_uneven_padding": lambda: Layer(nn.Sequential(nn.ZeroPad2d((0, 1, 1, 0)), nn.Conv2d(1, 2, 2)), (1, 3, 3)),
+    "conv2d_uneven_padding": lambda: Layer(
+        nn.Sequential(nn.ZeroPad2d((0, 1, 1, 0)), nn.Conv2d(1, 2, 2)), (1, 3, 3)
+    ),
     "conv2d_one_sample_window": lambda: Layer(nn.Conv2d(1, 1, 1, padding=1), (1, 2, 2)),
     "conv3d": lambda: Layer(nn.Conv3d(1, 2, 2), (1, 2, 2, 3)),
     "conv_transpose1d": lambda: Layer(nn.ConvTranspose1d(2, 2, 3, stride=2, output_padding=1), (2, 3)),
@@ -86,7 +91,9 @@ def layer(name: str, behind_relu: bool = False) -> Layer:
     return Layer(module.double().eval(), made.shape, made.weightless)
 
 
-def engine(module: nn.Module, rule: LinearRule, x: Tensor, relevance: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def engine(
+    module: nn.Module, rule: LinearRule, x: Tensor, relevance: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Relevance of x and the accounts per sample, from any relevance of the output."""
     where = ("weighted", "pool", "batch_norm")
     composite = relprop.Composite([(w, rule) for w in where], fold=False)
@@ -106,7 +113,7 @@ GRID = torch.tensor([-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0], dtype=torch.float64)
 
 
 def drawn(shape: tuple[int, ...], seed: int, grid: bool) -> Tensor:
-    """Normal numbers, or numbers of a coarse grid: then sums cancel to 0 exactly, and contributions vanish."""
+    """Normal numbers, or those of a coarse grid: sums then cancel to 0 exactly, contributions vanish."""
     generator = torch.Generator().manual_seed(seed)
     if grid:
         return GRID[torch.randint(len(GRID), shape, generator=generator)]
@@ -214,8 +221,12 @@ def positive_units(module: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("nonnegative", [True, False])
-@pytest.mark.parametrize("made", [lambda: nn.Linear(500, 60), lambda: nn.Conv2d(16, 24, 3, padding=1)], ids=["linear", "conv2d"])
-def test_empty_part_of_alpha_beta_is_no_rounding_noise(made: Callable[[], nn.Module], nonnegative: bool) -> None:
+@pytest.mark.parametrize(
+    "made", [lambda: nn.Linear(500, 60), lambda: nn.Conv2d(16, 24, 3, padding=1)], ids=["linear", "conv2d"]
+)
+def test_empty_part_of_alpha_beta_is_no_rounding_noise(
+    made: Callable[[], nn.Module], nonnegative: bool
+) -> None:
     module = made()
     positive_units(module)
     shape = (2, 500) if isinstance(module, nn.Linear) else (2, 16, 8, 8)
@@ -234,7 +245,16 @@ def test_empty_part_of_alpha_beta_is_no_rounding_noise(made: Callable[[], nn.Mod
 
 @pytest.mark.parametrize(
     "rule",
-    [Epsilon(1e-2), Gamma(0.25), AlphaBeta(2.0, 1.0), ZPlus(), ZBox(-4.0, 4.0), WSquare(), Flat(), Epsilon(1e-2, bias="distribute")],
+    [
+        Epsilon(1e-2),
+        Gamma(0.25),
+        AlphaBeta(2.0, 1.0),
+        ZPlus(),
+        ZBox(-4.0, 4.0),
+        WSquare(),
+        Flat(),
+        Epsilon(1e-2, bias="distribute"),
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -253,7 +273,9 @@ def test_account_closes_in_low_precision(rule: LinearRule, dtype: torch.dtype) -
 def test_box_refuses_inputs_outside_its_bounds() -> None:
     module = layer("linear").module
     with pytest.raises(relprop.InvalidInput, match="leaves the bounds"):
-        engine(module, ZBox(-1.0, 1.0), torch.full((2, 5), 1.5, dtype=torch.float64), torch.ones(2, 4).double())
+        engine(
+            module, ZBox(-1.0, 1.0), torch.full((2, 5), 1.5, dtype=torch.float64), torch.ones(2, 4).double()
+        )
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from relprop.engine.analyse import Facts, first_and_last, values_of
 from relprop.engine.graph import Graph, Node, refs
 from relprop.engine.ops import KINDS, OPS, Operation
-from relprop.engine.rules import Attention, LinearRule, Rule
+from relprop.engine.rules import Attention, LinearRule, Pass, Rule
 from relprop.errors import InvalidInput, RelevanceWarning, UnsupportedOperation
 
 WEIGHTED = ("linear", "convolution")
-POSITIONS = {"first": "the first linear operations with weights", "last": "the last linear operations with weights"}
+POSITIONS = {
+    "first": "the first linear operations with weights",
+    "last": "the last linear operations with weights",
+}
 
 Where = str | type | Callable[["Planned"], bool]
 
@@ -107,18 +110,25 @@ class Plan:
 
     def __str__(self) -> str:
         head = ("operation", "module", "source", "output", "rule", "why")
-        return table(head, [(r.operation, r.module or "·", r.source, r.shape, str(r.rule), r.why) for r in self.rows])
+        return table(
+            head, [(r.operation, r.module or "·", r.source, r.shape, str(r.rule), r.why) for r in self.rows]
+        )
 
     def as_dicts(self) -> list[dict[str, str]]:
         """The rows as plain strings, for files and machines."""
         keys = ("name", "operation", "kind", "module", "module_class", "source", "shape")
-        return [{k: str(getattr(r, k)) for k in keys} | {"rule": str(r.rule), "why": r.why} for r in self.rows]
+        return [
+            {k: str(getattr(r, k)) for k in keys} | {"rule": str(r.rule), "why": r.why} for r in self.rows
+        ]
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     """A plain text table, columns aligned."""
     widths = [max(len(str(row[i])) for row in [head, *rows]) for i in range(len(head))]
-    lines = ["  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]]
+    lines = [
+        "  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in [head, *rows]
+    ]
     return "\n".join([lines[0], "  ".join("─" * width for width in widths), *lines[1:]])
 
 
@@ -164,9 +174,9 @@ def kind_of(node: Node, operation: Operation, facts: Facts) -> str:
         factors = [argument for i, argument in enumerate(node.args) if not _is_bias(node, i)]
         if sum(ref in facts.data for argument in factors for ref in refs(argument)) > 1:
             return "product"
-    if operation.kind in ("product", "addition", "max") and len(node.args) > 1:
-        if sum(ref in facts.data for ref in refs(node.args[:2])) < 2:
-            return operation.kind if operation.kind != "product" else "activation"
+    elementwise = operation.kind == "product" and Pass in operation.rules
+    if elementwise and sum(ref in facts.data for ref in refs(node.args[:2])) < 2:
+        return "activation"
     return operation.kind
 
 
@@ -243,5 +253,3 @@ def _match(where: Where, planned: Planned) -> str | None:
 def explain_kinds() -> str:
     """The kinds of operations with their meaning, as a table."""
     return table(("kind", "meaning"), [*KINDS.items(), *POSITIONS.items()])
-
-

@@ -23,7 +23,8 @@ def _how(step: Step) -> str:
 
 
 def softmax(step: Step, relevance: Tensor) -> Shares:
-    """s = softmax(x): R_i = x_i (R_i − s_i Σ_j R_j) (AttnLRP, Prop. 3.1); what the expansion's bias takes is absorbed."""
+    """s = softmax(x): R_i = x_i (R_i − s_i Σ_j R_j) (AttnLRP, Prop. 3.1); what the expansion's bias takes is
+    absorbed."""
     x, dim, how = step.args[0], step.args[1], _how(step)
     if how == "pass":
         return Shares({0: relevance})
@@ -36,8 +37,8 @@ def softmax(step: Step, relevance: Tensor) -> Shares:
 def _taylor(x: Tensor, s: Tensor, relevance: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """Shares of the logits x, and Σ_j R_j (1 − x_j + Σ_i s_i x_i) before it is summed (AttnLRP, Prop. 3.1).
 
-    Masked entries (s = 0, where x is −∞ or the type's minimum) count as x = 0. The logits are taken as they are: the
-    rule is not invariant to a shift of them.
+    Masked entries (s = 0, where x is −∞ or the type's minimum) count as x = 0. The logits are taken as they
+    are: the rule is not invariant to a shift of them.
     """
     x = torch.where(s == 0, 0.0, x)
     total = relevance.sum(dim, keepdim=True)
@@ -46,7 +47,8 @@ def _taylor(x: Tensor, s: Tensor, relevance: Tensor, dim: int) -> tuple[Tensor, 
 
 
 def log_softmax(step: Step, relevance: Tensor) -> Shares:
-    """y_i = x_i − log Σ_j exp x_j: shared like the difference it is, with ε; the logarithm's share by softmax(x)_j.
+    """y_i = x_i − log Σ_j exp x_j: shared like the difference it is, with ε; the logarithm's share by
+    softmax(x)_j.
 
     `Softmax("constant")` keeps the logarithm's share in the account "constant"; under "pass" all goes to x_i.
     """
@@ -65,7 +67,8 @@ def log_softmax(step: Step, relevance: Tensor) -> Shares:
 
 @dataclass(frozen=True, slots=True)
 class _Heads:
-    """Query, key and value with the same leading dimensions, and what is added to the scaled products of q and k."""
+    """Query, key and value with the same leading dimensions, and what is added to the scaled products of q
+    and k."""
 
     query: Tensor
     key: Tensor
@@ -76,7 +79,8 @@ class _Heads:
 
 
 def _heads(a: dict[str, Any]) -> _Heads:
-    """The operands of a fused attention by its arguments' names; keys and values of grouped queries are repeated."""
+    """The operands of a fused attention by its arguments' names; keys and values of grouped queries are
+    repeated."""
     q, k, v = a["query"], a["key"], a["value"]
     if a.get("enable_gqa"):
         k, v = (t.repeat_interleave(q.shape[-3] // t.shape[-3], -3) for t in (k, v))
@@ -94,9 +98,10 @@ def _heads(a: dict[str, Any]) -> _Heads:
 def attention(step: Step, relevance: Any) -> Shares:
     """C = P·V, P = softmax(S), S = q·kᵀ·scale + mask, walked backwards as three operations (AttnLRP, Sec. 3).
 
-    Each of the two products hands half of the ε rule to either factor (all of it to the one that is data), the softmax
-    follows Prop. 3.1 on the scaled logits. With the rule's "signal" everything goes to V (CP-LRP, Ali et al. 2022).
-    A mask takes no share where it hides or adds zero; a bias added to the logits takes its part of the sum.
+    Each of the two products hands half of the ε rule to either factor (all of it to the one that is data),
+    the softmax follows Prop. 3.1 on the scaled logits. With the rule's "signal" everything goes to V (CP-LRP,
+    Ali et al. 2022). A mask takes no share where it hides or adds zero; a bias added to the logits takes its
+    part of the sum.
     """
     r, index = first_part(relevance)
     rule = step.rule if isinstance(step.rule, Product) else Attention()
@@ -115,7 +120,9 @@ def attention(step: Step, relevance: Any) -> Shares:
     raw = h.query @ h.key.mT * h.scale
     logits = raw if h.added is None else raw + h.added
     logits = logits if h.hidden is None else logits.masked_fill(h.hidden, -torch.inf)
-    weights = torch.softmax(logits, -1).nan_to_num(nan=0.0)  # a query that may look at nothing: all zero, as in torch
+    weights = torch.softmax(logits, -1).nan_to_num(
+        nan=0.0
+    )  # a query that may look at nothing: all zero, as in torch
     through = rule.how not in ("signal", "second") and (data["query"] or data["key"] or mask_is_data)
     s = _quotient(r, weights @ h.value, rule.epsilon, enter)
     to_value = 1.0 if not through else _half(data["value"], True, rule.how, first=False)
@@ -165,7 +172,8 @@ def _quotient(relevance: Tensor, z: Tensor, epsilon: float, enter: Any) -> Tenso
 def _without_mask(
     relevance: Tensor, raw: Tensor, mask: Tensor, weights: Tensor, epsilon: float, enter: Any
 ) -> tuple[Tensor, Tensor]:
-    """The shares of q·k and of what a mask of numbers added to it: nothing to a mask that hides (weight 0) or is 0."""
+    """The shares of q·k and of what a mask of numbers added to it: nothing to a mask that hides (weight 0) or
+    is 0."""
     mask = mask.expand_as(raw)
     biased = (mask != 0) & (weights != 0)
     bias = torch.where(biased, mask, 0.0)
@@ -174,7 +182,13 @@ def _without_mask(
 
 
 def _share_products(
-    h: _Heads, raw: Tensor, relevance: Tensor, data: dict[str, bool], rule: Product, shares: dict[str, Tensor], enter: Any
+    h: _Heads,
+    raw: Tensor,
+    relevance: Tensor,
+    data: dict[str, bool],
+    rule: Product,
+    shares: dict[str, Tensor],
+    enter: Any,
 ) -> None:
     """S = q·kᵀ·scale: half of the ε rule to q and to k (AttnLRP, Prop. 3.3); all to the one that is data."""
     if not (data["query"] or data["key"]):
@@ -196,7 +210,7 @@ def _half(data: bool, other: bool, how: str, first: bool) -> float:
 
 
 def _fold(share: Tensor, argument: Tensor) -> Tensor:
-    """The sum over grouped queries and over broadcast dimensions: from the expanded operand to the argument."""
+    """The sum over grouped queries and broadcast dimensions: from the expanded operand to the argument."""
     if share.dim() > 2 and argument.dim() > 2 and argument.shape[-3] not in (1, share.shape[-3]):
         groups = argument.shape[-3]
         share = share.reshape(*share.shape[:-3], groups, -1, *share.shape[-2:]).sum(-3)
@@ -222,7 +236,8 @@ rows(
     Operation("softmax", log_softmax, "both", Softmax(), (Softmax, Attention, Pass)),
 )
 rows(
-    "scaled_dot_product_attention _scaled_dot_product_attention_math _scaled_dot_product_flash_attention_for_cpu"
-    " _scaled_dot_product_flash_attention _scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention",
+    "scaled_dot_product_attention _scaled_dot_product_attention_math _scaled_dot_product_flash_attention"
+    " _scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_efficient_attention"
+    " _scaled_dot_product_cudnn_attention",
     Operation("product", attention, "inputs", Attention(), (Product,), refuses=_drops),
 )

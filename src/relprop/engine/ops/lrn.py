@@ -39,9 +39,9 @@ def _window_sum(values: Tensor, before: int, after: int) -> Tensor:
 def local_response_shares(step: Step, relevance: Tensor) -> Shares:
     """The identity, or under `Taylor` the first-order messages of Binder et al. 2016.
 
-    Between x and the point that keeps only x_c: m_cc = x_c/(k + a x_c²)^β and m_ci = −2aβ x_c x_i²/(k + a Σ x²)^(β+1)
-    for the other i of the window, a = alpha/size; R_i = Σ_c m_ci / (Σ_i m_ci + ε s) R_c. Their remainder beyond y_c is
-    normalised away.
+    Between x and the point that keeps only x_c: m_cc = x_c/(k + a x_c²)^β and m_ci = −2aβ x_c x_i²/(k + a Σ
+    x²)^(β+1) for the other i of the window, a = alpha/size; R_i = Σ_c m_ci / (Σ_i m_ci + ε s) R_c. Their
+    remainder beyond y_c is normalised away.
     """
     rule = step.rule
     if not isinstance(rule, Taylor):
@@ -62,7 +62,8 @@ def local_response_shares(step: Step, relevance: Tensor) -> Shares:
 
 
 def recognise_local_response_norm(graph: Graph) -> Graph:
-    """x / (alpha · mean of x² over neighbouring channels + k)^beta, as torch writes it out, becomes one operation."""
+    """x / (alpha · mean of x² over neighbouring channels + k)^beta, as torch writes it out, becomes one
+    operation."""
     nodes = {node.name: node for node in graph.nodes}
     result = []
     for node in graph.nodes:

@@ -19,7 +19,8 @@ from relprop.engine.step import Shares, Step
 
 
 def named_arguments(step: Step) -> dict[str, Any]:
-    """The values of a step's arguments by the names in the operator's schema, in its order, defaults filled in."""
+    """The values of a step's arguments by the names in the operator's schema, in its order, defaults filled
+    in."""
     schema = step.function._schema  # type: ignore[attr-defined]
     found = {a.name: a.default_value if a.has_default_value() else None for a in schema.arguments}
     found |= dict(zip(found, step.args, strict=False))
@@ -43,7 +44,13 @@ def batch_norm(step: Step, relevance: Any) -> Shares:
 
 
 def _diagonal(
-    step: Step, index: int | None, scale: Tensor | None, shift: Tensor | None, mean: Tensor, variance: Tensor, eps: float
+    step: Step,
+    index: int | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    eps: float,
 ) -> Affine:
     """y = s x + t per channel: s = γ/√(σ² + eps), t = β − μ s."""
     x = step.args[0]
@@ -80,8 +87,8 @@ def _batch_statistics(node: Node) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """What a norm takes its statistics over: dimensions `dims` of the input seen as `view`; scale and shift broadcast
-    to the input. Without `centred` nothing is subtracted (RMS norm)."""
+    """What a norm takes its statistics over: dimensions `dims` of the input seen as `view`; scale and shift
+    broadcast to the input. Without `centred` nothing is subtracted (RMS norm)."""
 
     view: tuple[int, ...]
     dims: tuple[int, ...]
@@ -107,7 +114,8 @@ class Groups:
 
 
 def own_norm(step: Step, relevance: Any) -> Shares:
-    """Layer, group, instance and RMS norm: the identity (AttnLRP, Prop. 3.4), or under `Epsilon` a linear operation.
+    """Layer, group, instance and RMS norm: the identity (AttnLRP, Prop. 3.4), or under `Epsilon` a linear
+    operation.
 
     That is the rule of Ali et al. 2022: y = w (x − m)/σ + b with σ a constant, so that R_i =
     x_i Σ_j w_j/σ (δ_ij − 1/N) R_j/(y_j + ε s_j); the bias is absorbed unless the rule ignores it.
@@ -156,7 +164,7 @@ def _groups(operation: str, x: Tensor, a: dict[str, Any]) -> Groups:
 
 
 def _mixes_samples(node: Node) -> str | None:
-    """Statistics over the first dimension: fine where the batch was merged into the channels (instance norm)."""
+    """Statistics over the first dimension: fine where the batch is part of the channels (instance norm)."""
     meta = node.meta[0] if isinstance(node.meta, tuple) else node.meta
     over_first = "_native_batch_norm_legit" in node.operation
     if over_first and isinstance(meta, Meta) and 0 in meta.batch:
@@ -166,7 +174,9 @@ def _mixes_samples(node: Node) -> str | None:
 
 rows(
     "batch_norm _native_batch_norm_legit_no_training native_batch_norm cudnn_batch_norm",
-    Operation("batch_norm", batch_norm, "inputs", Epsilon(), (*LINEAR_RULES, Pass), refuses=_batch_statistics),
+    Operation(
+        "batch_norm", batch_norm, "inputs", Epsilon(), (*LINEAR_RULES, Pass), refuses=_batch_statistics
+    ),
 )
 rows(
     "layer_norm native_layer_norm group_norm native_group_norm instance_norm rms_norm _fused_rms_norm"

@@ -18,7 +18,8 @@ from relprop.engine.step import Shares, Step
 
 
 def average(step: Step, relevance: Tensor) -> Shares:
-    """Averages, sums and interpolations: linear with weights ≥ 0 (the interpolation by bicubics only under ε)."""
+    """Averages, sums and interpolations: linear with weights ≥ 0 (the interpolation by bicubics only under
+    ε)."""
     x = step.args[0]
 
     def apply(x: Tensor, w: Tensor | None) -> Tensor:
@@ -31,7 +32,8 @@ def average(step: Step, relevance: Tensor) -> Shares:
 
 
 def dimensions(step: Step, x: Tensor) -> tuple[tuple[int, ...], bool]:
-    """The dimensions that a reduction runs over, counted from the front, and whether they are kept with size 1."""
+    """The dimensions that a reduction runs over, counted from the front, and whether they are kept with size
+    1."""
     a = named_arguments(step)
     dim = a.get("dim")
     given = [dim] if isinstance(dim, int) else list(dim or range(x.dim()))
@@ -62,8 +64,11 @@ def from_rows(rows: Tensor, like: Tensor, dims: tuple[int, ...]) -> Tensor:
     return rows.reshape(*rows.shape[:-1], *sizes).movedim(tuple(range(-len(dims), 0)), dims)
 
 
-def _share_terms(step: Step, terms: Tensor, relevance: Tensor, dims: tuple[int, ...], index: int | None) -> Shares:
-    """A function of Σ terms over dimensions, all terms ≥ 0: the identity, then the sum by the step's linear rule."""
+def _share_terms(
+    step: Step, terms: Tensor, relevance: Tensor, dims: tuple[int, ...], index: int | None
+) -> Shares:
+    """A function of Σ terms over dimensions, all terms ≥ 0: the identity, then the sum by the step's linear
+    rule."""
 
     def apply(x: Tensor, w: Tensor | None) -> Tensor:
         return x.sum(dims, keepdim=True) if dims else x
@@ -92,7 +97,8 @@ def _share_terms(step: Step, terms: Tensor, relevance: Tensor, dims: tuple[int, 
 
 
 def norm(step: Step, relevance: Tensor) -> Shares:
-    """‖x‖_p = (Σ |x_i|^p)^(1/p): the identity through the root, |x_i|^p in proportion; p = ∞: the largest takes all."""
+    """‖x‖_p = (Σ |x_i|^p)^(1/p): the identity through the root, |x_i|^p in proportion; p = ∞: the largest
+    takes all."""
     x = step.args[0]
     a = named_arguments(step)
     order = a.get("ord", a.get("p", 2))
@@ -100,7 +106,9 @@ def norm(step: Step, relevance: Tensor) -> Shares:
     dims, _ = dimensions(step, x)
     if abs(order) == float("inf"):
         rows = rows_of(x.abs(), dims)
-        shares, _ = _share_windows(MaxPool(), rows, None, relevance.reshape(rows.shape[:-1]), 1 if order > 0 else -1)
+        shares, _ = _share_windows(
+            MaxPool(), rows, None, relevance.reshape(rows.shape[:-1]), 1 if order > 0 else -1
+        )
         return Shares({0: from_rows(shares, x, dims)})
     return _share_terms(step, x.abs().pow(order), relevance, dims, None)
 
@@ -156,12 +164,15 @@ def _share_mean(
         account=account,
         batch_dimension=None if layout is None else layout.dimension,
     )
-    result: tuple[Tensor, dict[str, Tensor]] = RULES[type(step.rule)](step.rule, f, kept(relevance, dims, keepdim))
+    result: tuple[Tensor, dict[str, Tensor]] = RULES[type(step.rule)](
+        step.rule, f, kept(relevance, dims, keepdim)
+    )
     return result
 
 
 def factors(step: Step, relevance: Tensor) -> Shares:
-    """A product of n factors: 1/n to each (AttnLRP, Prop. 3.2), or in proportion to their values or absolute values."""
+    """A product of n factors: 1/n to each (AttnLRP, Prop. 3.2), or in proportion to their values or absolute
+    values."""
     x = step.args[0]
     dims, keepdim = dimensions(step, x)
     r = kept(relevance, dims, keepdim)
@@ -172,11 +183,14 @@ def factors(step: Step, relevance: Tensor) -> Shares:
     rows = rows_of(x.abs() if rule.how == "abs" else x, dims)
     shares, amounts = in_proportion(rows, r.squeeze(dims) if dims else r, rule.epsilon)
     shape = relevance.shape
-    return Shares({0: from_rows(shares, x, dims)}, {k: step.account(v.reshape(shape)) for k, v in amounts.items()})
+    return Shares(
+        {0: from_rows(shares, x, dims)}, {k: step.account(v.reshape(shape)) for k, v in amounts.items()}
+    )
 
 
 def in_proportion(rows: Tensor, relevance: Tensor, epsilon: float) -> tuple[Tensor, dict[str, Tensor]]:
-    """Shares of rows [..., K] in the relevance [...] of their sum, with the signed stabiliser; amounts lost [...]."""
+    """Shares of rows [..., K] in the relevance [...] of their sum, with the signed stabiliser; amounts lost
+    [...]."""
     total = rows.sum(-1)
     stabiliser = torch.copysign(total.new_full((), epsilon), total)
     d = total + stabiliser
@@ -186,7 +200,8 @@ def in_proportion(rows: Tensor, relevance: Tensor, epsilon: float) -> tuple[Tens
 
 
 def by_index(step: Step, relevance: Any) -> Shares:
-    """Selections by rank (sort, top-k, k-th value, median, running maximum): each value comes from where it stood."""
+    """Selections by rank (sort, top-k, k-th value, median, running maximum): each value comes from where it
+    stood."""
     r, _ = first_part(relevance)
     x = step.args[0]
     a = named_arguments(step)
@@ -208,11 +223,12 @@ def middle(step: Step, relevance: Tensor) -> Shares:
 def extreme(step: Step, relevance: Any) -> Shares:
     """The largest or smallest value over dimensions, by the rule `MaxPool`; of equals the first wins.
 
-    Torch spreads the gradient of amax, amin and of max over everything evenly over equal values, so this is explicit.
+    Torch spreads the gradient of amax, amin and of max over everything evenly over equal values, so this is
+    explicit.
     """
     r, index = first_part(relevance)
     x = step.args[0]
-    dims, keepdim = dimensions(step, x)
+    dims, _ = dimensions(step, x)
     sign = -1 if step.node.operation.startswith(("aten.amin", "aten.min")) else 1
     rows = rows_of(x, dims)
     shares, amounts = _share_windows(_rule(step), rows, None, r.reshape(rows.shape[:-1]), sign)
@@ -227,13 +243,15 @@ def _rule(step: Step) -> MaxPool:
 def _share_windows(
     rule: MaxPool, values: Tensor, valid: Tensor | None, relevance: Tensor, sign: int = 1
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Shares of the values of windows [..., K] in the relevance [...] of their maxima, and amounts lost [...].
+    """Shares of the values of windows [..., K] in the relevance [...] of their maxima; amounts lost [...].
 
     Places that are not `valid` get nothing. `sign` is −1 for minima.
     """
     r = relevance.unsqueeze(-1)
     if rule.how == "proportional":
-        return in_proportion(values if valid is None else torch.where(valid, values, 0.0), relevance, rule.epsilon)
+        return in_proportion(
+            values if valid is None else torch.where(valid, values, 0.0), relevance, rule.epsilon
+        )
     ranked = values * sign if valid is None else torch.where(valid, values * sign, -torch.inf)
     if rule.how == "softmax":
         return r * torch.softmax(rule.beta * ranked, -1), {}
@@ -262,7 +280,8 @@ def max_pool(step: Step, relevance: Any) -> Shares:
 
 
 def log_sum_exp(step: Step, relevance: Tensor) -> Shares:
-    """log Σ exp x_j: R_j = softmax(x)_j R (Kauffmann et al. 2020), conserved; `Softmax("constant")` keeps all."""
+    """log Σ exp x_j: R_j = softmax(x)_j R (Kauffmann et al. 2020), conserved; `Softmax("constant")` keeps
+    all."""
     if isinstance(step.rule, Softmax) and step.rule.how == "constant":
         return Shares({}, {"constant": step.account(relevance)})
     x = step.args[0]
@@ -277,8 +296,8 @@ _MAX = (MaxPool, Pass)
 rows(
     "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d"
     " _adaptive_avg_pool2d _adaptive_avg_pool3d mean mean.dim sum sum.dim_IntList nansum nanmean cumsum"
-    " upsample_linear1d.vec upsample_bilinear2d.vec upsample_trilinear3d.vec upsample_linear1d upsample_bilinear2d"
-    " upsample_trilinear3d _upsample_bilinear2d_aa.vec _upsample_bilinear2d_aa",
+    " upsample_linear1d.vec upsample_bilinear2d.vec upsample_trilinear3d.vec upsample_linear1d"
+    " upsample_bilinear2d upsample_trilinear3d _upsample_bilinear2d_aa.vec _upsample_bilinear2d_aa",
     _AVERAGE,
 )
 rows(
@@ -286,7 +305,8 @@ rows(
     Operation("pool", average, "both", Epsilon(), (Epsilon,)),
 )
 rows(
-    "linalg_vector_norm norm.Scalar norm.ScalarOpt_dim norm.ScalarOpt_dtype norm.ScalarOpt_dim_dtype frobenius_norm.dim",
+    "linalg_vector_norm norm.Scalar norm.ScalarOpt_dim norm.ScalarOpt_dtype norm.ScalarOpt_dim_dtype"
+    " frobenius_norm.dim",
     Operation("pool", norm, "inputs", Epsilon(), LINEAR_RULES, "always", _no_sum),
 )
 rows(
@@ -297,15 +317,23 @@ rows(
     "std_mean std_mean.dim std_mean.correction var_mean var_mean.dim var_mean.correction",
     Operation("pool", deviation, "inputs", Epsilon(), LINEAR_RULES, first_known(0)),
 )
-rows("prod prod.dim_int", Operation("product", factors, "inputs", Product(), (Product, Pass, Modified), first_known(0)))
+rows(
+    "prod prod.dim_int",
+    Operation("product", factors, "inputs", Product(), (Product, Pass, Modified), first_known(0)),
+)
 rows(
     "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices max_pool3d_with_indices max_pool1d_with_indices"
     " adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d",
     Operation("max", max_pool, "inputs", MaxPool(), _MAX, first_known(0)),
 )
-rows("fractional_max_pool2d fractional_max_pool3d", Operation("max", max_pool, "inputs", Pass(), (Pass,), first_known(0)))
+rows(
+    "fractional_max_pool2d fractional_max_pool3d",
+    Operation("max", max_pool, "inputs", Pass(), (Pass,), first_known(0)),
+)
 rows("logsumexp", Operation("softmax", log_sum_exp, "inputs", Softmax(), (Softmax, Attention, Pass)))
-rows("max min max.dim min.dim amax amin", Operation("max", extreme, "inputs", MaxPool(), _MAX, first_known(0)))
+rows(
+    "max min max.dim min.dim amax amin", Operation("max", extreme, "inputs", MaxPool(), _MAX, first_known(0))
+)
 rows(
     "sort sort.stable topk kthvalue median.dim nanmedian.dim mode cummax cummin",
     Operation("max", by_index, "both", MaxPool(), _MAX, first_known(0)),

@@ -11,8 +11,8 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """`index` [O, K]: the flat place in the input's last `rank` dimensions of each of the K members of each of the O
-    windows; `valid` [O, K] is False for members that lie in the padding."""
+    """`index` [O, K]: the flat place in the input's last `rank` dimensions of each of the K members of each
+    of the O windows; `valid` [O, K] is False for members that lie in the padding."""
 
     index: Tensor
     valid: Tensor
@@ -30,7 +30,8 @@ def windows_of(operation: str, a: dict[str, Any], x: Tensor, output: Tensor) -> 
     stride = _full(a["stride"], rank) if a["stride"] else kernel
     padding, dilation = _full(a["padding"], rank), _full(a["dilation"], rank)
     places = [
-        _fixed(sizes[d], counts[d], kernel[d], stride[d], padding[d], dilation[d], x.device) for d in range(rank)
+        _fixed(sizes[d], counts[d], kernel[d], stride[d], padding[d], dilation[d], x.device)
+        for d in range(rank)
     ]
     return _combined(places, sizes)
 
@@ -66,7 +67,8 @@ def _combined(places: list[tuple[Tensor, Tensor]], sizes: torch.Size) -> Windows
 
 
 def gathered(x: Tensor, windows: Windows) -> Tensor:
-    """The members of all windows: [..., *spatial] → [..., O, K]; members in the padding hold some other value."""
+    """The members of all windows: [..., *spatial] → [..., O, K]; members in the padding hold some other
+    value."""
     return x.flatten(-windows.rank)[..., windows.index]
 
 

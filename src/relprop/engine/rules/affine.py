@@ -20,11 +20,12 @@ Result = tuple[Tensor, dict[str, Tensor]]
 class Affine:
     """A linear operation as its rule sees it: z = apply(x, w) + b.
 
-    `apply(x, w)` and its adjoint `transpose(v, w)` (from an output-shaped tensor to an input-shaped one) take any weight
-    of w's shape; `part(name)` gives w's derived tensors: "positive", "negative", "square", "ones". For an operation
-    without weights (pooling, sums) w is None, `apply` has no negative weights and the parts are None.
-    `bias` broadcasts to the output. `nonnegative`: x ≥ 0 is known. `account` sums an output-shaped tensor per sample.
-    `batch_dimension`: the dimension of x along which its samples lie, if there is one; `layout`: the same of the output.
+    `apply(x, w)` and its adjoint `transpose(v, w)` (from an output-shaped tensor to an input-shaped one) take
+    any weight of w's shape; `part(name)` gives w's derived tensors: "positive", "negative", "square", "ones".
+    For an operation without weights (pooling, sums) w is None, `apply` has no negative weights and the parts
+    are None. `bias` broadcasts to the output. `nonnegative`: x ≥ 0 is known. `account` sums an output-shaped
+    tensor per sample. `batch_dimension`: the dimension of x along which its samples lie, if there is one;
+    `layout`: the same of the output.
     """
 
     x: Tensor
@@ -56,7 +57,7 @@ class Affine:
         return v.new_zeros(()) if self.weight is None else self.transpose(v, self.part("negative"))
 
     def favour_transpose(self, v: Tensor, gamma: float, positive: bool) -> Tensor:
-        """Adjoint of L with the weights w + γ w⁺ (or with the negative ones favoured, w + γ w⁻), in one pass."""
+        """Adjoint of L with the weights w + γ w⁺ (with the negative ones favoured: w + γ w⁻), in one pass."""
         if self.weight is None:
             return self.transpose(v, None) * (1 + gamma if positive else 1)
         part = self.part("positive")
@@ -82,15 +83,18 @@ class Affine:
 
 
 class Quotient(NamedTuple):
-    """s = R / d of a stabilised denominator d = z + stabiliser; `empty` marks d = 0, where s is 0 (None: nowhere)."""
+    """s = R / d of a stabilised denominator d = z + stabiliser; `empty` marks d = 0, where s is 0 (None:
+    nowhere)."""
 
     s: Tensor
     stabiliser: Tensor | None
     empty: Tensor | None
 
 
-def divided(rule: LinearRule, f: Affine, relevance: Tensor, z: Tensor, sign: Tensor | None = None) -> Quotient:
-    """R / (z + stabiliser); the stabiliser has the sign of `sign` (of z by default), zero counts as positive."""
+def divided(
+    rule: LinearRule, f: Affine, relevance: Tensor, z: Tensor, sign: Tensor | None = None
+) -> Quotient:
+    """R / (z + stabiliser); the stabiliser has the sign of `sign` (of z by default), + for zero."""
     eps = rule.epsilon if rule.epsilon >= torch.finfo(z.dtype).tiny else 0.0
     if eps == 0:
         return _guarded(relevance, z, None)
@@ -118,10 +122,11 @@ def _guarded(relevance: Tensor, d: Tensor, stabiliser: Tensor | None) -> Quotien
 def settled(
     rule: LinearRule, f: Affine, relevance: Tensor, quotient: Quotient, bias: Tensor | None, shares: Tensor
 ) -> Result:
-    """What the rule absorbs beside the inputs' `shares`, in closed form: to the stabiliser, the bias, and where d = 0.
+    """What the rule absorbs beside the inputs' `shares`, in closed form: to the stabiliser, the bias, and
+    where d = 0.
 
-    `bias`: the bias as the rule counts it, None where it takes no part. Under "distribute" its share and the stabiliser's
-    are spread evenly over the inputs that each unit is connected to.
+    `bias`: the bias as the rule counts it, None where it takes no part. Under "distribute" its share and the
+    stabiliser's are spread evenly over the inputs that each unit is connected to.
     """
     s, stabiliser, empty = quotient
     absorbed: dict[str, Tensor] = {}
@@ -141,7 +146,8 @@ def settled(
 
 
 def _spread(f: Affine, shares: Tensor, amount: Tensor) -> tuple[Tensor, Tensor]:
-    """`shares` plus an amount per output unit, spread evenly over its inputs; and what units without inputs keep."""
+    """`shares` plus an amount per output unit, spread evenly over its inputs; and what units without inputs
+    keep."""
     ones = f.part("ones")
     count = f.apply(torch.ones_like(f.x), ones)
     alone = count == 0

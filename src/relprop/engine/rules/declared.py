@@ -1,4 +1,4 @@
-"""The rules' declarations: frozen dataclasses of parameters. What they compute is in `linear` and beside the operations."""
+"""The rules' declarations: frozen dataclasses of parameters. Their functions are in `linear` and `ops`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ Stabiliser = Literal["signed", "unsigned", "clip", "relative", "exact_zero_only"
 
 def _one_of(rule: str, name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise InvalidInput(f"{rule}: {name}={value!r} is unknown\n  do: one of {', '.join(map(repr, allowed))}")
+        raise InvalidInput(
+            f"{rule}: {name}={value!r} is unknown\n  do: one of {', '.join(map(repr, allowed))}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +28,15 @@ class Rule:
 
 @dataclass(frozen=True, kw_only=True)
 class LinearRule(Rule):
-    """A rule for operations that are linear in their data: linear, convolution, pooling, sums, batch normalisation.
+    """A rule for operations that are linear in their data: linear, convolution, pooling, sums, batch
+    normalisation.
 
-    `bias`: "absorb" keeps the bias in the denominator and its share in the account "bias"; "ignore" leaves it out of
-    the rule; "distribute" spreads its share and the stabiliser's evenly over the inputs of each unit.
-    `epsilon`: the stabiliser ≥ 0, added to each denominator with the sign of what it stabilises (zero counts as
-    positive). `stabiliser` changes how: "unsigned" adds it as it is; "clip" raises small denominators to it;
-    "relative" multiplies it by the root mean square of each sample's z; "exact_zero_only" uses it where z is 0 exactly.
+    `bias`: "absorb" keeps the bias in the denominator and its share in the account "bias"; "ignore" leaves it
+    out of the rule; "distribute" spreads its share and the stabiliser's evenly over the inputs of each unit.
+    `epsilon`: the stabiliser ≥ 0, added to each denominator with the sign of what it stabilises (zero counts
+    as positive). `stabiliser` changes how: "unsigned" adds it as it is; "clip" raises small denominators to
+    it; "relative" multiplies it by the root mean square of each sample's z; "exact_zero_only" uses it where z
+    is 0 exactly.
     """
 
     bias: Bias = "absorb"
@@ -44,12 +48,14 @@ class LinearRule(Rule):
         _one_of(name, "bias", self.bias, ("absorb", "ignore", "distribute"))
         if not self.epsilon >= 0:
             raise InvalidInput(f"epsilon: {self.epsilon!r} is negative\n  do: give a number ≥ 0")
-        _one_of(name, "stabiliser", self.stabiliser, ("signed", "unsigned", "clip", "relative", "exact_zero_only"))
+        _one_of(
+            name, "stabiliser", self.stabiliser, ("signed", "unsigned", "clip", "relative", "exact_zero_only")
+        )
 
 
 @dataclass(frozen=True)
 class Epsilon(LinearRule):
-    """LRP-ε (Bach et al. 2015, Eq. 58): R_j = Σ_k z_kj / (z_k + ε s(z_k)) R_k. With ε = 0 it is LRP-0 (Eq. 56)."""
+    """LRP-ε (Bach et al. 2015, Eq. 58): R_j = Σ_k z_kj / (z_k + ε s(z_k)) R_k. With ε = 0 LRP-0 (Eq. 56)."""
 
     epsilon: float = 1e-6
 
@@ -58,9 +64,9 @@ class Epsilon(LinearRule):
 class Gamma(LinearRule):
     """LRP-γ (Montavon et al. 2019, Sec. 10.2.1; for inputs of any sign Andéol et al. 2021).
 
-    Contributions with the sign of z_k count 1 + γ times: z_kj + γ z_kj⁺ where z_k > 0, z_kj + γ z_kj⁻ where z_k < 0; the
-    bias likewise, and with `bias="ignore"` it is left out of z_k too. `modified_bias=False` leaves the bias as it is and
-    favours positive weights whatever the sign of z_k (captum's rule).
+    Contributions with the sign of z_k count 1 + γ times: z_kj + γ z_kj⁺ where z_k > 0, z_kj + γ z_kj⁻ where
+    z_k < 0; the bias likewise, and with `bias="ignore"` it is left out of z_k too. `modified_bias=False`
+    leaves the bias as it is and favours positive weights whatever the sign of z_k (captum's rule).
     """
 
     gamma: float = 0.25
@@ -74,10 +80,12 @@ class Gamma(LinearRule):
 
 @dataclass(frozen=True)
 class AlphaBeta(LinearRule):
-    """LRP-αβ (Bach et al. 2015, Eq. 60): R_j = Σ_k (α z_kj⁺/(Σ z_kj⁺ + b_k⁺) − β z_kj⁻/(Σ z_kj⁻ + b_k⁻)) R_k, α − β = 1.
+    """LRP-αβ (Bach et al. 2015, Eq. 60): R_j = Σ_k (α z_kj⁺/(Σ z_kj⁺ + b_k⁺) − β z_kj⁻/(Σ z_kj⁻ + b_k⁻)) R_k,
+    α − β = 1.
 
     A unit without positive (negative) contributions leaves that part of its relevance in the account
-    "no_positive_part" ("no_negative_part"). `full_bias` puts the whole bias into both denominators (iNNvestigate).
+    "no_positive_part" ("no_negative_part"). `full_bias` puts the whole bias into both denominators
+    (iNNvestigate).
     """
 
     alpha: float = 2.0
@@ -88,13 +96,14 @@ class AlphaBeta(LinearRule):
         super().__post_init__()
         if abs(self.alpha - self.beta - 1) > 1e-9 or self.beta < 0:
             raise InvalidInput(
-                f"alpha={self.alpha!r}, beta={self.beta!r}: α − β must be 1 and β ≥ 0\n  do: give for example alpha=2, beta=1"
+                f"alpha={self.alpha!r}, beta={self.beta!r}: α − β must be 1 and β ≥ 0\n"
+                "  do: give for example alpha=2, beta=1"
             )
 
 
 @dataclass(frozen=True)
 class ZPlus(LinearRule):
-    """The z⁺ rule (Montavon et al. 2017): α = 1, β = 0; by default without the bias, as in deep Taylor decomposition."""
+    """The z⁺ rule (Montavon et al. 2017): α = 1, β = 0; without the bias, as in deep Taylor decomposition."""
 
     bias: Bias = field(default="ignore", kw_only=True)
 
@@ -103,8 +112,8 @@ class ZPlus(LinearRule):
 class ZBox(LinearRule):
     """The box rule zᴮ (Montavon et al. 2017) for inputs l ≤ x ≤ h: z_kj − l_j w_kj⁺ − h_j w_kj⁻ ≥ 0.
 
-    `low` and `high`: numbers, or tensors that broadcast to one sample, in the input's own (normalised) space. Inputs
-    outside the bounds are refused. The bias takes no part.
+    `low` and `high`: numbers, or tensors that broadcast to one sample, in the input's own (normalised) space.
+    Inputs outside the bounds are refused. The bias takes no part.
     """
 
     low: float | Tensor = 0.0
@@ -136,7 +145,7 @@ class WSquare(LinearRule):
 
 @dataclass(frozen=True)
 class Flat(LinearRule):
-    """The flat rule (Lapuschkin et al. 2019): the same share for every connected input; padding and bias take none."""
+    """The flat rule (Lapuschkin et al. 2019): all connected inputs get the same, padding and bias nothing."""
 
     bias: Bias = field(default="ignore", kw_only=True)
 
@@ -150,8 +159,8 @@ class Pass(Rule):
 class Addition(Rule):
     """How a sum of data tensors is shared.
 
-    "proportional" to the summands, with the signed stabiliser ε; "abs": to their absolute values; "positive": to their
-    positive parts; "first": everything to the first summand; "equal": the same to each.
+    "proportional" to the summands, with the signed stabiliser ε; "abs": to their absolute values; "positive":
+    to their positive parts; "first": everything to the first summand; "equal": the same to each.
     """
 
     how: Literal["proportional", "abs", "positive", "first", "equal"] = "proportional"
@@ -165,10 +174,10 @@ class Addition(Rule):
 class Product(Rule):
     """How a product of two data tensors is shared (Arras et al. 2019; AttnLRP, Prop. 3.2 and 3.3).
 
-    "signal": a factor that is a gate (the output of a sigmoid or softmax) gets nothing, the other all; without a gate
-    half each. "half": half each. "first", "second": everything to that factor, as for a gate that only its model knows
-    (SwiGLU under CP-LRP). "proportional": to the factors' values; "abs": to their absolute values; products of matrices
-    know these two as "half".
+    "signal": a factor that is a gate (the output of a sigmoid or softmax) gets nothing, the other all;
+    without a gate half each. "half": half each. "first", "second": everything to that factor, as for a gate
+    that only its model knows (SwiGLU under CP-LRP). "proportional": to the factors' values; "abs": to their
+    absolute values; products of matrices know these two as "half".
     """
 
     how: Literal["signal", "half", "first", "second", "proportional", "abs"] = "signal"
@@ -180,7 +189,7 @@ class Product(Rule):
 
 @dataclass(frozen=True)
 class Softmax(Rule):
-    """Softmax: "taylor" (AttnLRP, Prop. 3.1), "constant" (no relevance passes, CP-LRP) or "pass" (identity)."""
+    """Softmax: "taylor" (AttnLRP, Prop. 3.1), "constant" (nothing passes, CP-LRP) or "pass" (identity)."""
 
     how: Literal["taylor", "constant", "pass"] = "taylor"
 
@@ -192,15 +201,17 @@ class Softmax(Rule):
 class Attention(Product):
     """Attention softmax(q·k)·v, fused or written out; one rule for its two products and its softmax.
 
-    "half" (AttnLRP, Prop. 3.1 and 3.3): half of the ε rule to each factor of a product, and `softmax` as in `Softmax`.
-    "signal" (CP-LRP, Ali et al. 2022): the attention weights are a gate; everything goes to v and nothing to q and k.
+    "half" (AttnLRP, Prop. 3.1 and 3.3): half of the ε rule to each factor of a product, and `softmax` as in
+    `Softmax`. "signal" (CP-LRP, Ali et al. 2022): the attention weights are a gate; everything goes to v and
+    nothing to q and k.
     """
 
     how: Literal["signal", "half", "first", "second", "proportional", "abs"] = "half"
     softmax: Literal["taylor", "constant", "pass"] = "taylor"
+    epsilon: float = field(default=1e-6, kw_only=True)
 
     def __post_init__(self) -> None:
-        _one_of("Attention", "how", self.how, ("signal", "half"))
+        _one_of("Attention", "how", self.how, ("signal", "half", "first", "second"))
         _one_of("Attention", "softmax", self.softmax, ("taylor", "constant", "pass"))
 
 
@@ -208,9 +219,9 @@ class Attention(Product):
 class MaxPool(Rule):
     """Maxima over windows and dimensions: who gets the relevance of the largest value.
 
-    "winner" takes all (the first of equals); "split" equally among equals (lrp_toolbox); "proportional" to the values,
-    as in a sum (for x ≥ 0), with the signed stabiliser ε; "softmax" by softmax(β x). For minima −x stands for x in the
-    last. Selections by rank (sort, top-k, median) know only the winner.
+    "winner" takes all (the first of equals); "split" equally among equals (lrp_toolbox); "proportional" to
+    the values, as in a sum (for x ≥ 0), with the signed stabiliser ε; "softmax" by softmax(β x). For minima
+    −x stands for x in the last. Selections by rank (sort, top-k, median) know only the winner.
     """
 
     how: Literal["winner", "split", "proportional", "softmax"] = "winner"
@@ -223,13 +234,15 @@ class MaxPool(Rule):
 
 @dataclass(frozen=True)
 class Taylor(Rule):
-    """Local response normalisation by the first-order messages of Binder et al. 2016, in proportion, stabiliser ε."""
+    """Local response normalisation by the first-order messages of Binder et al. 2016, in proportion,
+    stabiliser ε."""
 
     epsilon: float = 1e-6
 
 
 @dataclass(frozen=True)
 class Modified(Rule):
-    """A backward walk that is no relevance but a gradient: "gradient", "deconvolution" or "guided" at activations."""
+    """A backward walk that is no relevance but a gradient: "gradient", "deconvolution" or "guided" at
+    activations."""
 
     how: Literal["gradient", "deconvolution", "guided"] = "gradient"

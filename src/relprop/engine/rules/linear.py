@@ -93,7 +93,8 @@ def _side(
 ) -> tuple[Tensor, Callable[[Tensor], Result]]:
     """R / (part + its part of the bias), and the function that settles the accounts of that half of the rule.
 
-    A unit without contributions of that sign hands nothing on: its R goes to the account named after what is missing.
+    A unit without contributions of that sign hands nothing on: its R goes to the account named after what is
+    missing.
     """
     full = isinstance(rule, AlphaBeta) and rule.full_bias
     bias = None
@@ -117,7 +118,8 @@ def _side(
 def _negative_part(
     f: Affine, positive: Tensor, negative: Tensor | None, plus: Tensor, relevance: Tensor
 ) -> Tensor:
-    """Σ_j z_kj⁻. For free as z − b − Σ z_kj⁺, unless some unit's would be lost in rounding: then computed directly."""
+    """Σ_j z_kj⁻. For free as z − b − Σ z_kj⁺, unless some unit's would be lost in rounding: then computed
+    directly."""
     free = f.output - plus if f.bias is None else f.output - f.bias - plus
     if f.x.device.type == "cpu":
         scale = plus + f.output.abs()
@@ -133,11 +135,20 @@ def _negative_part(
 
 def z_box(rule: ZBox, f: Affine, relevance: Tensor) -> Result:
     """The box rule: Montavon et al. 2017; z_kj = (x_j − l_j) w_kj⁺ + (x_j − h_j) w_kj⁻, each term ≥ 0."""
-    low, high = (torch.as_tensor(v, dtype=f.x.dtype, device=f.x.device).expand_as(f.x) for v in (rule.low, rule.high))
+    bounds = [torch.as_tensor(v, dtype=f.x.dtype, device=f.x.device) for v in (rule.low, rule.high)]
+    for bound in bounds:
+        sizes = zip(bound.shape[::-1], f.x.shape[::-1], strict=False)
+        if bound.dim() > f.x.dim() or any(size not in (1, length) for size, length in sizes):
+            raise InvalidInput(
+                f"ZBox: bounds of shape {tuple(bound.shape)} do not fit the input's {tuple(f.x.shape)}\n"
+                "  do: give numbers, or tensors (C, 1, 1) with one bound per channel"
+            )
+    low, high = (bound.expand_as(f.x) for bound in bounds)
     slack = 1e-5 * (high - low)
     if bool(((f.x < low - slack) | (f.x > high + slack)).any()):
         raise InvalidInput(
-            f"ZBox: the input reaches from {float(f.x.min()):.4g} to {float(f.x.max()):.4g} and leaves the bounds low, high\n"
+            f"ZBox: the input reaches from {float(f.x.min()):.4g} to {float(f.x.max()):.4g}"
+            " and leaves the bounds low, high\n"
             "  do: give bounds in the input's normalised space: (0 − mean)/std and (1 − mean)/std per channel"
         )
     above, below = (f.x - low).clamp(min=0), (f.x - high).clamp(max=0)
@@ -159,7 +170,7 @@ def flat(rule: Flat, f: Affine, relevance: Tensor) -> Result:
 
 
 def _input_free(rule: WSquare | Flat, f: Affine, relevance: Tensor, name: str, bias: Tensor | None) -> Result:
-    """Shares in proportion to a part of the weights, whatever the input; one sample's denominators serve all."""
+    """Shares in proportion to a part of the weights, whatever the input; one sample serves all."""
     weight = f.part(name)
     one = f.x if f.batch_dimension is None else f.x.narrow(f.batch_dimension, 0, 1)
     z = f.apply(torch.ones_like(one), weight).expand_as(f.output)
