@@ -18,9 +18,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from relprop.cli.app import app
     except ImportError as error:
-        if (error.name or "").partition(".")[0] not in ("typer", "rich", "click"):
+        package = (error.name or "").partition(".")[0]
+        if package not in ("typer", "rich", "click"):
             raise
-        print(f"error: the command line needs {error.name}: pip install 'relprop[cli]'", file=sys.stderr)
+        print(f"error: the command line needs {package}: pip install 'relprop[cli]'", file=sys.stderr)
         return 2
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

@@ -16,6 +16,7 @@ from relprop.cli import printing
 from relprop.data import DEMO, open_photograph
 from relprop.errors import InvalidInput, RelpropError
 from relprop.models import Loaded
+from relprop.show.picture import FORMATS
 from relprop.targets import main_output
 
 FOLDER = "relprop-heatmaps"
@@ -74,6 +75,8 @@ def places(photos: Sequence[Path], out: Path | None, several: bool) -> list[Path
         place = name if out is None else out / name if out.is_dir() else out
         if place.resolve() == photos[0].resolve():
             raise InvalidInput(f"--out: {place} is the photograph itself\n  do: give another file")
+        if place.suffix.lower() not in FORMATS:
+            raise InvalidInput(f"--out: {place} has no known ending\n  do: use one of {', '.join(FORMATS)}")
         if not place.parent.is_dir():
             raise InvalidInput(
                 f"--out: there is no folder {place.parent}\n  do: create it, or give another file"

@@ -5,57 +5,33 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from relprop.errors import InvalidInput
 from relprop.models.loaded import first_line, meant
+from relprop.models.weights import SEED
 
 
 def called(name: str) -> nn.Module:
-    """What "package.module:callable" returns, with the current folder importable."""
-    module_name, _, attribute = name.partition(":")
-    here = str(Path.cwd())
-    if module_name.endswith(".py") or "/" in module_name:
-        dotted = module_name.removesuffix(".py").strip("./").replace("/", ".")
+    """The module that "package.module:callable" returns or is, with the current folder importable.
+
+    Random weights are the same in every call. Raises `InvalidInput` where it cannot be had.
+    """
+    found = _attribute(name)
+    if not isinstance(found, nn.Module) and not callable(found):
         raise InvalidInput(
-            f"model: {module_name!r} is a file, not a module\n"
-            f"  do: write {dotted}:{attribute}, from its folder"
+            f"model: {name} is a {type(found).__name__}\n  do: give a callable that returns a torch.nn.Module"
         )
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (module_name == error.name or module_name.startswith(f"{error.name}.")):
-            raise InvalidInput(
-                f"model: {module_name} imports {error.name!r}, which is not installed"
-            ) from error
-        raise InvalidInput(
-            f"model: there is no module {module_name!r} in {here} or among the installed packages\n"
-            "  do: give package.module:callable, from the folder that holds the package"
-        ) from error
-    except Exception as error:
-        raise InvalidInput(f"model: {module_name} cannot be imported: {_cause(error)}") from error
-    found: Any = module
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            near = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-            raise InvalidInput(
-                f"model: {module_name} ({getattr(module, '__file__', 'built in')})"
-                f" has no {attribute!r}{meant(near)}"
-            )
-        found = getattr(found, part)
     if not isinstance(found, nn.Module):
-        if not callable(found):
-            raise InvalidInput(
-                f"model: {name} is a {type(found).__name__}\n"
-                "  do: give a callable that returns a torch.nn.Module"
-            )
         try:
-            found = found()
+            with _seeded():
+                found = found()
         except Exception as error:
             raise InvalidInput(
                 f"model: {name}() failed: {_cause(error)}\n"
@@ -66,6 +42,50 @@ def called(name: str) -> nn.Module:
             f"model: {name}() returned a {type(found).__name__}\n  do: return a torch.nn.Module"
         )
     return found
+
+
+def _attribute(name: str) -> Any:
+    """What a module of the user's has under a name."""
+    module_name, _, attribute = name.partition(":")
+    if module_name.endswith(".py") or "/" in module_name:
+        dotted = module_name.removesuffix(".py").strip("./").replace("/", ".")
+        raise InvalidInput(
+            f"model: {module_name!r} is a file, not a module\n"
+            f"  do: write {dotted}:{attribute}, from its folder"
+        )
+    found = module = _imported(module_name)
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            near = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+            where = getattr(module, "__file__", "built in")
+            raise InvalidInput(f"model: {module_name} ({where}) has no {attribute!r}{meant(near)}")
+        found = getattr(found, part)
+    return found
+
+
+def _imported(name: str) -> Any:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        with _seeded():
+            return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
+            raise InvalidInput(f"model: {name} imports {error.name!r}, which is not installed") from error
+        raise InvalidInput(
+            f"model: there is no module {name!r} in {here} or among the installed packages\n"
+            "  do: give package.module:callable, from the folder that holds the package"
+        ) from error
+    except (Exception, SystemExit) as error:  # a script without a main guard may leave the process
+        raise InvalidInput(f"model: {name} cannot be imported: {_cause(error)}") from error
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        yield
 
 
 def _cause(error: BaseException) -> str:

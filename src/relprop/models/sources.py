@@ -6,11 +6,11 @@ import dataclasses
 import difflib
 import importlib
 import importlib.metadata
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from relprop.data import Preprocessing, imagenet_classes
@@ -167,7 +167,12 @@ def _timm(name: str, weights: str | None) -> Loaded:
 def _file(name: str, weights: str | None) -> Loaded:
     if weights is not None:
         raise InvalidInput(f"weights: {name} holds its own\n  do: leave --weights out")
-    program = capture.load(name)
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)  # torch.export logs what it then raises
+    try:
+        program = capture.load(name)
+    finally:
+        logging.disable(before)
     held = dict(program.graph_signature.inputs_to_parameters)
     nodes = [node for node in program.graph.nodes if node.op == "placeholder"]
     given = [
@@ -192,12 +197,9 @@ def _code(name: str, weights: str | None) -> Loaded:
     def build(classes: int | None) -> nn.Module:
         return called(name)
 
-    if weights is None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(SEED)
-            return Loaded(build(None), name, f"as {name} returns them")
-    model, source = weighted(build, weights, name)
-    return Loaded(model, name, source)
+    if weights is None or weights == "random":
+        return Loaded(build(None), name, f"as {name} returns them, with seed {SEED}")
+    return Loaded(fit(build, state_dict(weights), name, weights), name, f"from the file {weights}")
 
 
 SOURCES: dict[str, Callable[[str, str | None], Loaded]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -66,15 +67,17 @@ def state_dict(path: str | Path) -> dict[str, Tensor]:
 
 def _load_pickle(file: Path) -> Any:
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Weights only load failed" in str(error) and "Unsupported" in str(error):
-            raise InvalidInput(
-                f"weights: {file} holds more than tensors; it is refused, as reading it could run code\n"
-                "  do: save the weights alone with torch.save(model.state_dict(), file), or as safetensors"
-            ) from error
+        with file.open("rb") as opened:
+            start = opened.read(2)
+        if start not in (b"PK", *(bytes([0x80, protocol]) for protocol in range(2, 6))):
+            raise InvalidInput(f"weights: {file} is not a file of weights") from error
         raise InvalidInput(
-            f"weights: {file} is not a readable file of weights ({first_line(error)})"
+            f"weights: {file} holds more than tensors; it is refused, as reading it could run code\n"
+            "  do: save the weights alone with torch.save(model.state_dict(), file), or as safetensors"
         ) from error
     except Exception as error:
         raise InvalidInput(
