@@ -1,8 +1,8 @@
 """Small float64 networks of many architectures, away from kinks, for laws that hold for every network.
 
-`ZOO` maps a name to a builder: `ZOO[name](seed)` gives a module in eval mode and an input of three samples. Every
-pre-activation is at least `KINK` away from zero and every maximum that far above the runner-up, so that rounding
-flips nothing; biases and the statistics of batch normalisation are not those of a fresh layer.
+`ZOO` maps a name to a builder: `ZOO[name](seed)` gives a module in eval mode and an input of three samples.
+Every pre-activation is at least `KINK` away from zero and every maximum that far above the runner-up, so that
+rounding flips nothing; biases and statistics of batch normalisation are not those of a fresh layer.
 """
 
 from __future__ import annotations

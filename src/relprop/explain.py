@@ -20,7 +20,7 @@ from relprop.engine.analyse import Facts, analyse, values_of
 from relprop.engine.canonise import canonise
 from relprop.engine.exported import path_of
 from relprop.engine.graph import Graph, Meta, Node, Ref, consumers
-from relprop.engine.isolate import LOCK, run_isolated
+from relprop.engine.isolate import LOCK, quietly, run_isolated
 from relprop.engine.ops import OPS
 from relprop.engine.plan import Composite, Plan, assign, refuse
 from relprop.engine.presets import named
@@ -140,6 +140,7 @@ class Explainer:
         """Explain one batch. See `explain`."""
         return self.explain_targets(inputs, [target])[0]
 
+    @torch.inference_mode(False)  # the walk forms adjoints by differentiating single operations
     def explain_targets(self, inputs: Inputs, targets: Sequence[Target]) -> list[Explanation]:
         """One explanation for each of several targets of the same inputs, from one forward pass."""
         from relprop.methods import METHODS
@@ -296,7 +297,8 @@ def _verify(model: Any, captured: Captured, args: tuple[Any, ...], kwargs: dict[
     expected = _run_eagerly(model, *pytree.tree_map(_copy, (args, kwargs)))
     plan = Plan((), Composite())
     program = prepare(captured.graph, captured.facts, plan)
-    values = record(program, leaves_of(model, captured.graph, args, kwargs), Weights())
+    with quietly():  # a graph that draws random numbers leaves the caller's as they were
+        values = record(program, leaves_of(model, captured.graph, args, kwargs), Weights())
     for ref, value in zip(
         captured.graph.outputs(),
         (v for v in pytree.tree_leaves(expected) if isinstance(v, Tensor)),
@@ -326,12 +328,17 @@ def leaves_of(model: Any, graph: Graph, args: tuple[Any, ...], kwargs: dict[str,
     with LOCK:
         for node in graph.nodes:
             if node.kind == "input":
-                values[node.name] = flat[int(node.origin)].detach()
+                values[node.name] = _ordinary(flat[int(node.origin)])
             elif node.kind == "weight":
-                values[node.name] = weight_of(model, node.origin).detach()
+                values[node.name] = _ordinary(weight_of(model, node.origin))
             elif node.kind == "constant":
                 values[node.name] = graph.constants[node.origin]
     return values
+
+
+def _ordinary(tensor: Tensor) -> Tensor:
+    """The tensor without its history; one made in inference mode as a copy, which autograd takes."""
+    return tensor.clone() if tensor.is_inference() else tensor.detach()
 
 
 def weight_of(model: Any, path: str) -> Tensor:

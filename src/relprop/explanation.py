@@ -53,7 +53,8 @@ class Explanation:
             from relprop.errors import InvalidInput
 
             raise InvalidInput(f"at: the method {self.method!r} has no relevance inside the model")
-        return self._at(path)
+        with torch.inference_mode(False):
+            return self._at(path)
 
     def heatmap(self, image: Any = None, **options: Any) -> Any:
         """A picture of the relevance (a PIL image): maps for images, a plot for series; zero is the neutral colour.
@@ -65,7 +66,12 @@ class Explanation:
         from relprop import show
 
         relevance = self._single()
-        if image is None and relevance.dim() == 4 and relevance.shape[1] in (1, 3) and isinstance(self.inputs, Tensor):
+        if (
+            image is None
+            and relevance.dim() == 4
+            and relevance.shape[1] in (1, 3)
+            and isinstance(self.inputs, Tensor)
+        ):
             image = self.inputs
         return show.draw(relevance, inputs=image, **options)
 
