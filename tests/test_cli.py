@@ -67,6 +67,15 @@ class Named(nn.Module):
     def forward(self, x):
         return self.last(torch.relu(self.first(x)).mean((2, 3)))
 
+class Talks(Named):
+    def __init__(self):
+        print("loading")
+        super().__init__()
+
+    def forward(self, x):
+        print("running")
+        return super().forward(x)
+
 class Odd(nn.Module):
     def forward(self, x):
         return torch.cumprod(x.flatten(1), 1)[:, :5]
@@ -128,10 +137,11 @@ def fails(result: tuple[int, str, str], *parts: str, code: int = 2) -> None:
     """The exit code, nothing on stdout, and one message without a traceback that has all the parts."""
     assert result[0] == code, result
     assert result[1] == ""
-    assert result[2].startswith("error: ") and result[2].count("error: ") == 1
-    assert "Traceback" not in result[2] and len(result[2].splitlines()) <= 3
+    message = result[2]
+    assert message.startswith("error: ") and message.count("error: ") == 1
+    assert "Traceback" not in message and len(message.splitlines()) <= 3
     for part in parts:
-        assert part in result[2], result[2]
+        assert part in message, message
 
 
 # what comes out
@@ -180,6 +190,12 @@ def test_json_holds_the_same_numbers_as_the_function(here: Path, run: Run) -> No
     explanation = relprop.explain(loaded.model, inputs, 3)
     assert result["score"] == float(explanation.score)
     assert audit["relevance"] == pytest.approx(float(explanation.relevance.double().sum()), rel=1e-5)
+
+
+def test_what_the_users_code_prints_does_not_mix_with_the_results(here: Path, run: Run) -> None:
+    for command in (["explain", "cat.png"], ["plan"]):
+        code, out, err = run(*command, "--model", "nets:Talks", "--size", "32", "--json")
+        assert code == 0 and json.loads(out)["command"] == command[0] and "loading" in err
 
 
 def test_random_weights_are_seeded_and_the_users_weights_are_used(here: Path, run: Run) -> None:
@@ -293,7 +309,7 @@ def test_a_damaged_photograph_is_reported_and_the_others_finish(here: Path, run:
     (folder / "readme.txt").touch()
     code, out, err = run("explain", "photos", *OWN, "--batch-size", "2")
     assert code == 2
-    assert err.count("error: ") == 1 and "2.png" in err and len(err.splitlines()) == 1
+    assert err.startswith("error: ") and "2.png" in err and len(err.splitlines()) == 1
     assert "4 of 5 photographs explained; 1 could not be read" in out and "relprop-heatmaps" in out
     written = sorted(file.name for file in (here / "relprop-heatmaps").iterdir())
     assert written == [f"relprop-{i}.png" for i in (0, 1, 3, 4)]

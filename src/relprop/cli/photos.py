@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,7 +106,7 @@ def run(job: Job, photos: Sequence[Path], places: Sequence[Path]) -> Outcome:
     A photograph that cannot be read is reported at once, and the others go on; a single one is an error.
     """
     outcome = Outcome()
-    with printing.progress() as bar:
+    with redirect_stdout(sys.stderr), printing.progress() as bar:
         task = bar.add_task("explaining", total=len(photos))
         try:
             for start in range(0, len(photos), job.batch_size):
@@ -193,7 +195,7 @@ def as_json(job: Job, outcome: Outcome) -> dict[str, Any]:
         "weights": loaded.weights,
         "preprocessing": {name: getattr(how, name) for name in how.__dataclass_fields__},
         "method": job.explainer.method,
-        "rules": job.explainer.composite.name,
+        "rules": job.explainer.composite.name if job.explainer.method == "lrp" else None,
         "results": [_result_json(job, result) for result in outcome.results],
         "failed": [{"photo": str(photo), "error": message} for photo, message in outcome.failed],
     }
@@ -224,7 +226,7 @@ def _result_json(job: Job, result: Result) -> dict[str, Any]:
 
 def print_result(job: Job, outcome: Outcome) -> None:
     """One photograph: its classes, its audit, its heatmap."""
-    console, (result,) = printing.stdout(), outcome.results
+    (result,) = outcome.results
     bundled = " (bundled)" if result.photo.parent == DEMO else ""
     for name, value in (
         ("photograph", result.photo.name + bundled if bundled else str(result.photo)),
@@ -233,10 +235,10 @@ def print_result(job: Job, outcome: Outcome) -> None:
         ("method", _rules(job)),
         ("explained", f"{_target_name(job, result)}, score {result.score:.4g}"),
     ):
-        console.print(Text(f"{name:<11}", style="bold") + Text(value))
+        printing.print_field(name, value)
     classes = largest(job, result)
     if classes:
-        console.print()
+        printing.print_gap()
         rows = [
             (c["name"], str(c["index"]), f"{c['score']:.4g}", f"{100 * c['probability']:.1f} %")
             for c in classes
@@ -244,11 +246,11 @@ def print_result(job: Job, outcome: Outcome) -> None:
         strong = next((i for i, c in enumerate(classes) if c["index"] == result.target), -1)
         numbers = ("class", "score", "probability")
         printing.print_table(("largest outputs", *numbers), rows, numbers, strong)
-    console.print()
+    printing.print_gap()
     if result.explanation.audit is not None:
         printing.print_audit(result.explanation.audit, result.sample)
-        console.print()
-    console.print(Text("heatmap    ", style="bold") + Text(str(result.heatmap)))
+        printing.print_gap()
+    printing.print_field("heatmap", str(result.heatmap))
 
 
 def print_summary(job: Job, outcome: Outcome, folder: Path) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import Any
 
 import torch
@@ -58,12 +59,9 @@ def say(message: str, style: str = "") -> None:
 
 @contextmanager
 def working(what: str) -> Iterator[None]:
-    """Show on a terminal that something takes a while."""
+    """Show on a terminal that something takes a while; what libraries print meanwhile goes to stderr."""
     console = stderr()
-    if not console.is_terminal:
-        yield
-        return
-    with console.status(f"{what} …"):
+    with redirect_stdout(sys.stderr), console.status(f"{what} …") if console.is_terminal else nullcontext():
         yield
 
 
@@ -145,12 +143,23 @@ def print_table(
     typer.echo("\n".join(line.rstrip() for line in plain_text.get().splitlines()))
 
 
+def print_gap() -> None:
+    """A blank line between parts; on a terminal the frames of tables make it."""
+    if not stdout().is_terminal:
+        typer.echo("")
+
+
+def print_field(name: str, value: str) -> None:
+    """One line of a name and its value on stdout."""
+    stdout().print(Text.assemble((f"{name:<11}", "bold"), value))
+
+
 def print_audit(audit: Audit, sample: int) -> None:
     """Where the score of one sample went."""
     score = float(audit.score[sample])
 
     def row(name: str, amount: float, meaning: str) -> tuple[str, str, str, str]:
-        share = f"{100 * amount / score:.1f} %" if score else ""
+        share = f"{round(100 * amount / score, 1) + 0.0:.1f} %" if score else ""
         return name, f"{amount:+.6g}", share, meaning
 
     rows = [
