@@ -167,9 +167,10 @@ def test_bias_made_from_data_receives_its_share() -> None:
     assert bool(first.relevance[3].any())
 
 
+@pytest.mark.parametrize("rule", [Attention(epsilon=0.0), Attention("signal", epsilon=0.0)], ids=str)
 @pytest.mark.parametrize("data", ["q", "k", "v", "qk", "qv", "kv"])
 @pytest.mark.filterwarnings("ignore::relprop.RelevanceWarning")
-def test_factors_that_are_no_data_get_nothing(data: str) -> None:
+def test_factors_that_are_no_data_get_nothing(data: str, rule: Rule) -> None:
     """Learned queries, constant keys: the others receive everything, and the account closes."""
     values = dict(zip("qkv", operands(), strict=True))
     fixed = {name: value[:1] for name, value in values.items() if name not in data}
@@ -186,7 +187,7 @@ def test_factors_that_are_no_data_get_nothing(data: str) -> None:
         return written_out(q, k, v, None, False, None)
 
     modules = [Calls(chosen(f), *fixed.values()) for f in (F.scaled_dot_product_attention, plain)]
-    compare(modules[0], modules[1], tuple(values[name] for name in data), exact(Attention(epsilon=0.0)))
+    compare(modules[0], modules[1], tuple(values[name] for name in data), exact(rule))
 
 
 def test_query_that_may_see_nothing_keeps_its_relevance() -> None:

@@ -123,7 +123,8 @@ def attention(step: Step, relevance: Any) -> Shares:
     weights = torch.softmax(logits, -1).nan_to_num(
         nan=0.0
     )  # a query that may look at nothing: all zero, as in torch
-    through = rule.how not in ("signal", "second") and (data["query"] or data["key"] or mask_is_data)
+    varies = data["query"] or data["key"] or mask_is_data  # the weights depend on what is explained
+    through = varies and not (rule.how in ("signal", "second") and data["value"])
     s = _quotient(r, weights @ h.value, rule.epsilon, enter)
     to_value = 1.0 if not through else _half(data["value"], True, rule.how, first=False)
     shares: dict[str, Tensor] = {}

@@ -217,7 +217,8 @@ def middle(step: Step, relevance: Tensor) -> Shares:
     x = step.args[0]
     flat = x.flatten()
     place = (flat == step.output).to(torch.uint8).argmax()
-    return Shares({0: torch.zeros_like(flat).index_add(0, place[None], relevance[None]).reshape(x.shape)})
+    shares = torch.zeros_like(flat, dtype=relevance.dtype).index_add(0, place[None], relevance[None])
+    return Shares({0: shares.reshape(x.shape)})
 
 
 def extreme(step: Step, relevance: Any) -> Shares:
