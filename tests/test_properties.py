@@ -842,7 +842,7 @@ NOT_NEUTRAL = {
     "a branch of zero weight": UNUSED,
     "a product with zero": UNUSED,
 }
-"""α2β1 counts the α part twice where no contribution is negative; ε is added once more; flat and w² give relevance
+"""α2β1 counts the α part twice where no contribution is negative; ε is added once more; flat and w² give it
 to inactive units, where a sum is 0 + 0 and shares nothing out."""
 
 

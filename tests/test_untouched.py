@@ -493,7 +493,7 @@ def fresh(module: nn.Module) -> nn.Module:
 
 
 def test_a_write_that_keeps_the_sum_of_the_weights_is_noticed() -> None:
-    """Through `.data`, which moves no version counter; on weights whose sum is exact, so that order cannot tell."""
+    """Through `.data`, which moves no version counter, on weights whose sums are exact."""
     module, x = ZOO["mlp"](0)
     module = copy.deepcopy(module)
     for parameter in module.parameters():

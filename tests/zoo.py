@@ -31,7 +31,7 @@ def randomise(module: nn.Module) -> nn.Module:
     """Scores near 1; biases, scales and running statistics away from those of a fresh layer."""
     with torch.no_grad():
         for part in module.modules():
-            if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.track_running_stats:
                 part.running_mean.normal_(0, 0.4)
                 part.running_var.uniform_(0.5, 2.0)
             if isinstance(part, (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)):

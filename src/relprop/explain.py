@@ -19,15 +19,15 @@ from relprop.engine import capture as capturing
 from relprop.engine.analyse import Facts, analyse, values_of
 from relprop.engine.canonise import canonise
 from relprop.engine.exported import path_of
-from relprop.engine.graph import Graph, Meta, Node, Ref, consumers
+from relprop.engine.graph import Graph, Meta, Node, Ref, consumers, meta_of
 from relprop.engine.isolate import LOCK, quietly, run_isolated
-from relprop.engine.ops import OPS
+from relprop.engine.ops import KINDS, OPS
 from relprop.engine.plan import Composite, Plan, assign, refuse
 from relprop.engine.presets import named
 from relprop.engine.propagate import HALF, Program, Weights, prepare, record, walk
 from relprop.engine.rules import Rule
 from relprop.engine.signature import signature_of, structure_of
-from relprop.errors import CaptureError, InvalidInput, UnsupportedOperation
+from relprop.errors import CaptureError, ConservationError, InvalidInput, UnsupportedOperation
 from relprop.explanation import Explanation
 from relprop.targets import Score, Target, main_output, weights_of
 
@@ -114,7 +114,9 @@ class Explainer:
         if method not in METHODS:
             raise InvalidInput(f"method: {method!r} is unknown\n  do: one of {', '.join(METHODS)}")
         if batch_size is not None and batch_size < 1:
-            raise InvalidInput(f"batch_size: {batch_size} is below 1")
+            raise InvalidInput(
+                f"batch_size: {batch_size} is below 1\n  do: give the number of samples that are walked at a time"
+            )
         self.model = capturing.load(model) if isinstance(model, (str, Path)) else capturing.unwrapped(model)
         _check_model(self.model)
         self.composite = composite_of(rules)
@@ -149,7 +151,7 @@ class Explainer:
         _check_model(self.model)
         check_inputs(self.model, args, kwargs)
         if not targets:
-            raise InvalidInput("targets: the list is empty")
+            raise InvalidInput("targets: the list is empty\n  do: give one target or more")
         captured, program = self.program(args, kwargs)
         batch = capturing.batch_size((args, kwargs))
         size = batch if self.batch_size is None else self.batch_size
@@ -161,13 +163,17 @@ class Explainer:
         for start in range(0, batch, size):
             part_args, part_kwargs = slice_batch((args, kwargs), batch, start, min(start + size, batch))
             part_targets = [
-                slice_target(target, batch, start, min(start + size, batch)) for target in targets
+                slice_target(target, batch, start, min(start + size, batch), _rank(captured.graph))
+                for target in targets
             ]
             if captured.graph.concrete and start:
                 captured, program = self.program(part_args, part_kwargs)
-            parts.append(
-                METHODS[self.method].run(self, captured, program, part_args, part_kwargs, part_targets)
-            )
+            try:
+                part = METHODS[self.method].run(self, captured, program, part_args, part_kwargs, part_targets)
+            except ConservationError:
+                _refuse_infinite_weights(self.model)
+                raise
+            parts.append(part)
         return [_join([part[i] for part in parts], inputs) for i in range(len(targets))]
 
     def program(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Captured, Program]:
@@ -191,7 +197,10 @@ def composite_of(rules: Any) -> Composite:
         return Composite([("weighted", rules)], name=type(rules).__name__)
     if isinstance(rules, Composite):
         return rules
-    raise InvalidInput(f"rules: {rules!r} is neither a preset's name, a rule nor a Composite")
+    raise InvalidInput(
+        f"rules: {rules!r} is neither a preset's name, a rule nor a Composite\n"
+        '  do: give a name of relprop.presets(), a rule such as relprop.rules.Gamma(0.25), or a relprop.Composite'
+    )
 
 
 def arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -204,6 +213,11 @@ def arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def _check_model(model: Any) -> None:
+    if not any(accepts(model) for accepts, _ in capturing.FRONTENDS):
+        raise InvalidInput(
+            f"model: {model!r} is not something relprop can read\n"
+            "  do: give a torch.nn.Module, a torch.export.ExportedProgram or the path of a saved .pt2 file"
+        )
     if isinstance(model, torch.nn.Module):
         capturing.check_module(model)
         for path, module in model.named_modules():
@@ -226,13 +240,21 @@ def check_inputs(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> N
     weight = next((w for w in _weights(model) if w.is_floating_point()), None)
     for tensor in tensors:
         if tensor.numel() == 0 or batch == 0:
-            raise InvalidInput(f"inputs: an empty batch, shape {tuple(tensor.shape)}")
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            count = int((~torch.isfinite(tensor)).sum())
-            raise InvalidInput(f"inputs: {count} of {tensor.numel()} values are NaN or infinite")
+            raise InvalidInput(
+                f"inputs: an empty batch, shape {tuple(tensor.shape)}\n  do: give one sample or more"
+            )
         if weight is not None and tensor.device != weight.device:
             raise InvalidInput(
-                f"inputs: on {tensor.device}, but the model is on {weight.device}\n  do: move one of them: inputs.to({str(weight.device)!r})"
+                f"inputs: on {tensor.device}, but the model is on {weight.device}\n"
+                f"  do: move one of them: inputs.to({str(weight.device)!r})"
+            )
+        if tensor.is_meta:
+            raise InvalidInput("inputs: on the device meta, without values\n  do: move them to a real device")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            count = int((~torch.isfinite(tensor)).sum())
+            raise InvalidInput(
+                f"inputs: {count} of {tensor.numel()} values are NaN or infinite\n"
+                "  do: find where they come from, or replace them: torch.nan_to_num(inputs)"
             )
         if weight is not None and tensor.is_floating_point() and tensor.dtype != weight.dtype:
             raise InvalidInput(
@@ -284,7 +306,8 @@ def _run_eagerly(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str
         )
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InvalidInput(
-            f"inputs: the model itself fails on one sample of shape {shapes}: {first}"
+            f"inputs: the model itself fails on one sample of shape {shapes}: {first}\n"
+            "  do: give inputs with which model(inputs) runs"
         ) from error
 
 
@@ -394,15 +417,26 @@ def slice_batch(structure: Any, batch: int, start: int, stop: int) -> Any:
     return pytree.tree_map(take, structure)
 
 
-def slice_target(target: Target, batch: int, start: int, stop: int) -> Target:
-    """The part of a target that belongs to the samples from start to stop."""
+def slice_target(target: Target, batch: int, start: int, stop: int, rank: int) -> Target:
+    """The part of a target that belongs to the samples from start to stop; `rank`: the output's dimensions."""
     if start == 0 and stop == batch:
         return target
+    if hasattr(target, "tolist") and not isinstance(target, Tensor):
+        target = torch.as_tensor(target)
+    if isinstance(target, Tensor) and target.is_floating_point() and target.dim() != rank:
+        return target  # weights for all samples
     if isinstance(target, Tensor) and target.dim() and target.shape[0] == batch:
         return target[start:stop]
     if isinstance(target, list) and len(target) == batch:
         return target[start:stop]
     return target
+
+
+def _rank(graph: Graph) -> int:
+    """The number of dimensions of the graph's first output."""
+    nodes = {node.name: node for node in graph.nodes}
+    metas = (meta_of(nodes, ref) for ref in graph.outputs())
+    return next((len(meta.shape) for meta in metas if meta is not None), 0)
 
 
 def _join(parts: list[Explanation], inputs: Inputs) -> Explanation:
@@ -484,7 +518,10 @@ def start(
         return _start_callable(explainer, captured, passed, target)
     ref, output = main_output(captured.graph.output), main_output(passed.output)
     if not output.is_floating_point():
-        raise InvalidInput(f"target: the output is of type {output.dtype}, not a real number")
+        raise InvalidInput(
+            f"target: the output is of type {output.dtype}, not a real number\n"
+            "  do: explain the scores before the model rounds or compares them"
+        )
     if output.dim() == 0 or output.shape[0] != passed.batch:
         raise InvalidInput(
             f"target: the output has shape {tuple(output.shape)} for {passed.batch} samples\n  do: give a model whose output has the batch first"
@@ -493,7 +530,8 @@ def start(
     weights, resolved = weights_of(target, output, passed.batch)
     if ref not in captured.facts.data:
         raise InvalidInput(
-            "model: the output does not depend on the inputs through operations that carry relevance"
+            "model: the output does not depend on the inputs through operations that carry relevance\n"
+            "  do: check that model(inputs) changes with its inputs (rounding and comparisons carry nothing)"
         )
     seed = weights * output
     seed = seed.float() if seed.dtype in HALF else seed
@@ -501,13 +539,21 @@ def start(
 
 
 def _check_finite(model: Any, output: Tensor) -> None:
-    if bool(torch.isfinite(output).all()):
-        return
+    if not bool(torch.isfinite(output).all()):
+        _refuse_infinite_weights(model)
+        raise InvalidInput(
+            "model: its output is NaN or infinite for these inputs\n  do: check the scale of the inputs, or use float64"
+        )
+
+
+def _refuse_infinite_weights(model: Any) -> None:
+    """Raise `InvalidInput` that names a weight with NaN or infinity."""
     if isinstance(model, torch.nn.Module):
         for path, weight in [*model.named_parameters(), *model.named_buffers()]:
             if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
-                raise InvalidInput(f"model: its weight {path!r} holds NaN or infinity")
-    raise InvalidInput("model: its output is NaN or infinite for these inputs")
+                raise InvalidInput(
+                    f"model: its weight {path!r} holds NaN or infinity\n  do: load or train the model again"
+                )
 
 
 def _start_callable(
@@ -520,17 +566,22 @@ def _start_callable(
         if isinstance(leaf, Tensor) and leaf.is_floating_point():
             _check_finite(explainer.model, leaf)
     module = Score(target, spec)
-    scorer = Explainer(module, explainer.composite)
+    expected = module.score_of(leaves, passed.batch)
+    kinds = [(where, rule) for where, rule in explainer.composite.rules if where == "weighted" or where in KINDS]
+    scorer = Explainer(module, Composite(kinds, explainer.composite.fold))
     scored, program = scorer.program(tuple(leaves), {})
     result = forward(scorer, scored, program, tuple(leaves), {})
     score = result.output
-    if score.shape != (passed.batch,):
-        raise InvalidInput(
-            f"target: the callable returned shape {tuple(score.shape)}\n  do: return one score a sample, shape (B,)"
-        )
     ref = main_output(scored.graph.output)
     if ref not in scored.facts.data:
-        raise InvalidInput("target: the callable's score does not depend on the model's output")
+        raise InvalidInput(
+            "target: the callable's score does not depend on the model's output\n  do: compute it from the output"
+        )
+    if score.shape != expected.shape or not torch.allclose(score, expected, rtol=1e-3, atol=1e-5):
+        raise InvalidInput(
+            "target: the callable means something else for a batch than for one sample (it uses its size)\n"
+            "  do: write it for any number of samples, or explain with batch_size=1"
+        )
     seed = score.float() if score.dtype in HALF else score
     way = walk(program, result.values, {ref: seed}, scored.store, passed.batch, explainer.audit)
     origins = {node.name: int(node.origin) for node in scored.graph.nodes if node.kind == "input"}
@@ -550,7 +601,7 @@ def module_outputs(graph: Graph, facts: Facts) -> dict[str, list[Ref]]:
         for ref in values_of(node):
             if node.kind != "call" or ref not in facts.data:
                 continue
-            for call in node.calls:
+            for call in dict.fromkeys(node.calls):  # a folded operation names the modules around it twice
                 if any(name == "output" or call not in calls[name] for name in readers.get(ref, ())):
                     found.setdefault(call, []).append(ref)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -53,7 +54,7 @@ def weights_of(target: Target, output: Tensor, batch: int) -> tuple[Tensor, Any]
     if isinstance(target, Tensor) and target.is_floating_point():
         return _given(target, output), target.detach()
     if output.dim() == 1:
-        if target not in (None, 0):
+        if target is not None and any(_classes(target, batch)):
             raise InvalidInput("target: the model returns one number a sample\n  do: leave target out")
         return torch.ones_like(output), torch.zeros(batch, dtype=torch.long)
     if target is None:
@@ -80,40 +81,58 @@ def weights_of(target: Target, output: Tensor, batch: int) -> tuple[Tensor, Any]
 
 
 def _classes(target: Any, batch: int) -> list[int]:
-    if isinstance(target, Tensor):
-        target = target.tolist()
-    if hasattr(target, "tolist") and not isinstance(target, (int, list)):
+    if hasattr(target, "tolist"):  # a tensor or an array
         target = target.tolist()
     if isinstance(target, bool):
         raise InvalidInput("target: True and False are no classes\n  do: give the number of an output")
-    if isinstance(target, int):
-        return [target] * batch
-    if not isinstance(target, list) or not all(isinstance(t, int) and not isinstance(t, bool) for t in target):
+    given = target if isinstance(target, list) else [target]
+    classes = [number for number in map(_whole, given) if number is not None]
+    if len(classes) < len(given):
         raise InvalidInput(
-            f"target: {target!r} is neither a class, a list of classes, a tuple of indices, weights (float tensor) nor a callable"
+            f"target: {target!r} is neither a class, nor a list of classes\n"
+            "  do: give a number, one a sample, a tuple of indices, weights (a float tensor) or a callable"
         )
-    if len(target) != batch:
-        raise InvalidInput(f"target: {len(target)} classes for {batch} samples\n  do: give one number, or one a sample")
-    return target
+    if not isinstance(target, list):
+        return classes * batch
+    if len(classes) != batch:
+        raise InvalidInput(
+            f"target: {len(classes)} classes for {batch} samples\n  do: give one number, or one a sample"
+        )
+    return classes
+
+
+def _whole(number: Any) -> int | None:
+    """The value of a whole number of any type; None for truth values and all else."""
+    if isinstance(number, bool) or getattr(number, "dtype", None) in (torch.bool, "bool"):
+        return None
+    try:
+        return operator.index(number)
+    except TypeError:
+        return None
 
 
 def _in_range(values: list[int], size: int, what: str) -> None:
     for value in values:
         if not 0 <= value < size:
-            raise InvalidInput(f"target: {value} is out of range, the output has {size} {what} (0 to {size - 1})")
+            raise InvalidInput(
+                f"target: {value} is out of range, the output has {size} {what}\n  do: give 0 to {size - 1}"
+            )
 
 
 def _indexed(targets: list[tuple[Any, ...]], output: Tensor) -> Tensor:
     weights = torch.zeros_like(output)
-    for sample, index in enumerate(targets):
-        if len(index) != output.dim() - 1 or not all(isinstance(i, int) for i in index):
+    for sample, given in enumerate(targets):
+        index = [number for number in map(_whole, given) if number is not None]
+        if len(index) < len(given) or len(index) != output.dim() - 1:
             raise InvalidInput(
-                f"target: {index!r} does not index one value of an output of shape {tuple(output.shape)}\n"
+                f"target: {given!r} does not index one value of an output of shape {tuple(output.shape)}\n"
                 f"  do: give {output.dim() - 1} whole numbers, one for each dimension after the batch"
             )
-        for i, size in zip(index, output.shape[1:], strict=True):
-            if not -size <= i < size:
-                raise InvalidInput(f"target: {index!r} is out of range of an output of shape {tuple(output.shape)}")
+        if not all(-size <= i < size for i, size in zip(index, output.shape[1:], strict=True)):
+            raise InvalidInput(
+                f"target: {given!r} is out of range of an output of shape {tuple(output.shape)}\n"
+                "  do: give numbers below the sizes after the batch"
+            )
         weights[(sample, *index)] = 1
     return weights
 
@@ -127,7 +146,7 @@ def _given(target: Tensor, output: Tensor) -> Tensor:
             "  do: give one weight for each output"
         )
     if not bool(torch.isfinite(target).all()):
-        raise InvalidInput("target: the weights hold NaN or infinity")
+        raise InvalidInput("target: the weights hold NaN or infinity\n  do: give finite weights")
     return target.detach().to(output.dtype).to(output.device)
 
 
@@ -141,8 +160,22 @@ class Score(torch.nn.Module):
 
     def forward(self, *leaves: Any) -> Tensor:
         """The score of each sample, (B,), from the flat values of the model's output."""
-        score = self.function(pytree.tree_unflatten(list(leaves), self.spec))
-        if not isinstance(score, Tensor) or score.dim() != 1:
-            shape = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
-            raise InvalidInput(f"target: the callable returned {shape}\n  do: return one score a sample, shape (B,)")
+        return self.function(pytree.tree_unflatten(list(leaves), self.spec))
+
+    def score_of(self, leaves: list[Any], batch: int) -> Tensor:
+        """The score, computed as it is. Raises `InvalidInput` where the callable fails or returns something else."""
+        copies = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        try:
+            with torch.no_grad():
+                score = self(*copies)
+        except Exception as error:
+            raise InvalidInput(
+                f"target: the callable fails on the model's output: {type(error).__name__}: {error}\n"
+                "  do: give a function that takes the output and returns one score a sample"
+            ) from error
+        if not isinstance(score, Tensor) or score.shape != (batch,):
+            shape = f"shape {tuple(score.shape)}" if isinstance(score, Tensor) else type(score).__name__
+            raise InvalidInput(
+                f"target: the callable returned {shape} for {batch} samples\n  do: return one score a sample, shape (B,)"
+            )
         return score
