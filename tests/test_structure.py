@@ -21,8 +21,11 @@ ORDER = [
     "engine.ops.table",
     "engine.ops",
     "engine.analyse",
+    "engine.isolate",
     "engine.tape",
+    "engine.exported",
     "engine.capture",
+    "engine.signature",
     "engine.plan",
     "engine.presets",
     "engine.audit",
@@ -52,7 +55,7 @@ def rank(module: str) -> int:
     while module and module not in ORDER:
         module = module.rpartition(".")[0]
     assert module, "every file of the package has a place in ORDER"
-    return ORDER.index(holder)
+    return ORDER.index(module)
 
 
 def imports(path: Path) -> list[tuple[str, bool]]:
@@ -73,7 +76,11 @@ def imports(path: Path) -> list[tuple[str, bool]]:
         else:
             continue
         names = [f"{name}.{alias.name}".lstrip(".") for alias in node.names]
-        inner = [n for n in names if (SRC / Path(*n.split("."))).with_suffix(".py").exists() or (SRC / Path(*n.split("."))).is_dir()]
+        inner = [
+            n
+            for n in names
+            if (SRC / Path(*n.split("."))).with_suffix(".py").exists() or (SRC / Path(*n.split("."))).is_dir()
+        ]
         found += [(n, id(node) in top) for n in (inner or [name]) if n]
     return found
 
@@ -86,16 +93,22 @@ def test_every_file_imports_only_from_files_above_it() -> None:
             continue
         for name, at_top in imports(path):
             same_family = rank(name) == rank(module)
-            allowed = not at_top and (module.split(".")[0] if module.startswith("cli") else module, name) in LAZY
+            allowed = (
+                not at_top and (module.split(".")[0] if module.startswith("cli") else module, name) in LAZY
+            )
             if not (rank(name) < rank(module) or same_family or allowed):
                 wrong.append(f"{module} imports {name}")
     assert not wrong
 
 
 def test_public_names_are_exactly_those_listed() -> None:
-    public = {name for name, value in vars(relprop).items() if not name.startswith("_") and not _is_submodule(value)}
+    public = {
+        name for name, value in vars(relprop).items() if not name.startswith("_") and not _is_submodule(value)
+    }
     assert public | {"rules", "presets"} == set(relprop.__all__) | {"presets"}
-    assert relprop.__all__ == sorted(relprop.__all__, key=lambda name: (not name.isupper(), not name[0].isupper(), name))
+    assert relprop.__all__ == sorted(
+        relprop.__all__, key=lambda name: (not name.isupper(), not name[0].isupper(), name)
+    )
 
 
 def _is_submodule(value: object) -> bool:

@@ -289,7 +289,7 @@ def captured_graph(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], fo
 
 def _capture(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], again: bool) -> Graph:
     try:
-        return (capturing.from_call if again else capturing.capture)(model, args, kwargs)
+        return capturing.capture(model, args, kwargs, again)
     except (CaptureError, UnsupportedOperation):
         if isinstance(model, torch.nn.Module):
             _run_eagerly(model, *capturing.samples((args, kwargs), 1))

@@ -13,7 +13,14 @@ from relprop.engine.ops.table import Operation
 from relprop.engine.step import Layout
 from relprop.errors import CaptureError
 
-_RESHAPES = ("aten.view.", "aten.reshape.", "aten._unsafe_view.", "aten.flatten.", "aten.unflatten.", "aten.view_copy.")
+_RESHAPES = (
+    "aten.view.",
+    "aten.reshape.",
+    "aten._unsafe_view.",
+    "aten.flatten.",
+    "aten.unflatten.",
+    "aten.view_copy.",
+)
 _CREATIONS = (
     "aten.new_zeros.", "aten.new_ones.", "aten.new_full.", "aten.new_empty.", "aten.zeros_like.", "aten.ones_like.",
     "aten.full_like.", "aten.empty_like.", "aten.rand_like.", "aten.randn_like.",
@@ -46,14 +53,16 @@ def analyse(graph: Graph, operations: Mapping[str, Operation]) -> Facts:
         if node.kind in ("weight", "constant"):
             static.add(node.name)
         elif node.kind == "input":
-            data.update(outputs)
+            data.update(outputs if node.name not in graph.shared else ())
         else:
             operation = operations.get(node.operation)
             read = list(parents(node))
             if all(ref.name in static for ref in read):
                 static.add(node.name)
             if any(ref in data for ref in read) and not node.operation.startswith(_CREATIONS):
-                data.update(ref for ref in outputs if _carries(node, operation, meta_of(nodes, ref), nodes, data))
+                data.update(
+                    ref for ref in outputs if _carries(node, operation, meta_of(nodes, ref), nodes, data)
+                )
             if operation is not None and operation.is_nonnegative(node, nonnegative):
                 nonnegative.update(outputs)
         if graph.batched:
@@ -77,10 +86,17 @@ def _carries(
     if meta is None:
         return False
     kinds = [meta_of(nodes, ref) for ref in parents(node) if ref in data]
-    from_numbers = any(kind is not None and (kind.dtype.is_floating_point or kind.dtype.is_complex) for kind in kinds)
+    from_numbers = any(
+        kind is not None and (kind.dtype.is_floating_point or kind.dtype.is_complex) for kind in kinds
+    )
     if meta.dtype.is_floating_point or meta.dtype.is_complex:
         return from_numbers or (operation is not None and operation.kind == "embedding")
-    return not from_numbers and meta.dtype != torch.bool and operation is not None and operation.kind == "selection"
+    return (
+        not from_numbers
+        and meta.dtype != torch.bool
+        and operation is not None
+        and operation.kind == "selection"
+    )
 
 
 def _layout(node: Node, ref: Ref, nodes: dict[str, Node], known: Mapping[Ref, Layout]) -> Layout:
@@ -91,7 +107,11 @@ def _layout(node: Node, ref: Ref, nodes: dict[str, Node], known: Mapping[Ref, La
     meta = meta_of(nodes, ref)
     assert meta is not None
     if len(meta.batch) != 1:
-        what = "mixes the samples of a batch" if not meta.batch else "pairs the samples of a batch with each other"
+        what = (
+            "mixes the samples of a batch"
+            if not meta.batch
+            else "pairs the samples of a batch with each other"
+        )
         raise CaptureError(
             f"{node.operation} at {node.where()} {what}, so that no sample has an explanation of its own\n"
             "  do: explain the part of the model before it, or give one sample at a time"
@@ -125,7 +145,9 @@ def weighted(graph: Graph, operations: Mapping[str, Operation], facts: Facts) ->
     ]
 
 
-def first_and_last(graph: Graph, operations: Mapping[str, Operation], facts: Facts) -> tuple[set[str], set[str]]:
+def first_and_last(
+    graph: Graph, operations: Mapping[str, Operation], facts: Facts
+) -> tuple[set[str], set[str]]:
     """The names of the first weighted operations (no other lies between them and an input) and of the last ones."""
     names = {node.name for node in weighted(graph, operations, facts)}
     carriers = {ref.name for ref in facts.data}

@@ -19,24 +19,38 @@ from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from relprop.engine.exported import first_line, graph_of
-from relprop.engine.graph import Graph, Node
+from relprop.engine.graph import Graph, Meta, Node
 from relprop.engine.isolate import LOCK, quietly, untouched
 from relprop.engine.tape import place_of, tensors_of, trace
 from relprop.errors import CaptureError, InvalidInput
 
 
-def capture(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
+def capture(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], again: bool = False) -> Graph:
     """The graph of `model` called with `args` and `kwargs` (only their shapes, types and devices matter).
 
+    With `again` the model is known to need a concrete trace, and the values of the first sample matter.
     Raises `CaptureError` where no front end takes the model or the one that does cannot capture it.
     """
     for accepts, frontend in FRONTENDS:
         if accepts(model):
-            return frontend(model, args, kwargs)
+            graph = (from_call if again else frontend)(model, args, kwargs)
+            return dataclasses.replace(graph, shared=_shared(graph, pytree.tree_leaves((args, kwargs))))
     raise InvalidInput(
         f"model: {type(model).__name__} is not something relprop can read\n"
         "  do: give a torch.nn.Module, a torch.export.ExportedProgram or the path of a saved .pt2 file"
     )
+
+
+def _shared(graph: Graph, leaves: list[Any]) -> frozenset[str]:
+    """The inputs whose first size is not the number of samples: masks, grids, embeddings of all classes."""
+    size = batch_size(leaves)
+
+    def counts(node: Node) -> bool:
+        if graph.batched:
+            return isinstance(node.meta, Meta) and bool(node.meta.batch)
+        return _has_batch(leaves[int(node.origin)], size)
+
+    return frozenset(node.name for node in graph.nodes if node.kind == "input" and not counts(node))
 
 
 def from_module(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
@@ -108,9 +122,7 @@ def unwrapped(model: Any) -> Any:
     while True:
         if isinstance(model, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
             model = model.module
-        elif isinstance(model, torch.nn.Module) and isinstance(
-            vars(model).get("_modules", {}).get("_orig_mod"), torch.nn.Module
-        ):
+        elif type(model).__name__ == "OptimizedModule":
             model = model._orig_mod
         else:
             return model
@@ -195,14 +207,25 @@ def from_program(program: ExportedProgram, args: tuple[Any, ...], kwargs: dict[s
     leaves = pytree.tree_leaves((args, kwargs))
     origins = _arranged(program, args, kwargs)
     size = batch_size(leaves)
-    graph = graph_of(program, [_has_batch(leaves[origin], size) for origin in origins])
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
+    specs = program.graph_signature.input_specs
+    given = [values[spec.arg.name] for spec in specs if spec.kind.name == "USER_INPUT"]
+    batched = [
+        _has_batch(leaves[origin], size) and isinstance(value, torch.Tensor) and _is_free(value)
+        for origin, value in zip(origins, given, strict=True)
+    ]
+    graph = graph_of(program, batched)
     nodes = []
     for node in graph.nodes:
         if node.kind == "input":
             node = dataclasses.replace(node, origin=str(origins[int(node.origin)]))
-            _check_shape(program, node, leaves[int(node.origin)], size)
+            _check_shape(node, values[node.name], leaves[int(node.origin)], size, any(batched))
         nodes.append(node)
     return dataclasses.replace(graph, nodes=tuple(nodes))
+
+
+def _is_free(value: torch.Tensor) -> bool:
+    return value.dim() > 0 and isinstance(value.shape[0], torch.SymInt)
 
 
 def _arranged(program: ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[int]:
@@ -222,25 +245,19 @@ def _arranged(program: ExportedProgram, args: tuple[Any, ...], kwargs: dict[str,
     )
 
 
-def _check_shape(program: ExportedProgram, node: Node, given: Any, batch: int) -> None:
-    value = next(n.meta["val"] for n in program.graph.nodes if n.name == node.name)
+def _check_shape(node: Node, value: torch.Tensor, given: Any, batch: int, batched: bool) -> None:
+    shape = tuple(given.shape) if isinstance(given, torch.Tensor) else type(given).__name__
+    wrong = f"inputs: the exported program takes {node.meta} for {node.name}, given is {shape}"
     if not isinstance(given, torch.Tensor) or given.dim() != value.dim():
-        found = f"shape {tuple(given.shape)}" if isinstance(given, torch.Tensor) else type(given).__name__
-        raise InvalidInput(
-            f"inputs: the exported program takes {node.meta} for {node.name}, given is {found}"
-        )
+        raise InvalidInput(wrong)
     for dimension, (size, own) in enumerate(zip(value.shape, given.shape, strict=True)):
-        if isinstance(size, torch.SymInt) or size == own:
+        if isinstance(size, torch.SymInt):
             continue
-        if dimension == 0 and own == batch and size == 1:
-            continue  # exported for one sample: a batch is walked sample by sample
-        if dimension == 0 and own == batch:
-            raise CaptureError(
-                f"the program was exported for a fixed batch of {size}, given are {own} samples{_DYNAMIC}"
-            )
-        raise InvalidInput(
-            f"inputs: the exported program takes {node.meta} for {node.name}, given is {tuple(given.shape)}"
-        )
+        if dimension == 0 and own == batch and not batched:
+            if size != 1:  # a program for one sample is walked sample by sample
+                raise CaptureError(f"the program was exported for a fixed batch of {size}{_DYNAMIC}")
+        elif size != own:
+            raise InvalidInput(wrong)
 
 
 _DYNAMIC = (

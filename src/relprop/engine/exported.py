@@ -32,18 +32,18 @@ def graph_of(program: ExportedProgram, batched: Sequence[bool] | None = None) ->
     `batched` says of each input whether its first dimension counts samples (by default of every one).
     """
     graph = functionalise(read(program, batched))
-    if graph is None or any(_unknown_composite(node) for node in graph.nodes):
+    if graph is None or any(_is_unknown_composite(node.function) for node in graph.nodes):
         graph = functionalise(read(decomposed(program), batched))
     if graph is None:
         raise CaptureError("the model writes into a tensor in a way that cannot be made functional")
     return graph
 
 
-def _unknown_composite(node: Node) -> bool:
+def _is_unknown_composite(function: Any) -> bool:
     """An operation without a row that torch can break down into others."""
-    function = node.function
-    known = node.operation in OPS
-    return not known and isinstance(function, torch._ops.OpOverload) and function._can_decompose()
+    if not isinstance(function, torch._ops.OpOverload) or name_of(function) in OPS:
+        return False
+    return bool(function._can_decompose())
 
 
 def read(program: ExportedProgram, batched: Sequence[bool] | None = None) -> Graph:
@@ -265,8 +265,14 @@ def first_line(error: BaseException) -> str:
 
 
 def decomposed(program: ExportedProgram) -> ExportedProgram:
-    """The program functionalised by torch, high-level operations kept (slower than
-    `functional.functionalise`)."""
-    with quietly():
-        result: ExportedProgram = program.run_decompositions({})
-        return result
+    """The program functionalised by torch (slower than `functional.functionalise`): high-level operations are kept,
+    composites without a row are broken down until none is left that torch knows how to."""
+    table = torch.export.default_decompositions()
+    done: set[Any] = set()
+    while True:
+        targets = {node.target for node in program.graph.nodes if _is_unknown_composite(node.target)} - done
+        with quietly():
+            program = program.run_decompositions({f: table[f] for f in targets if f in table})
+        done |= targets
+        if not any(_is_unknown_composite(node.target) and node.target not in done for node in program.graph.nodes):
+            return program

@@ -20,53 +20,81 @@ _FRESH = {
 
 
 def functionalise(graph: Graph) -> Graph | None:
-    """The graph without operations that write to their arguments, by renaming; None where renaming is not
-    provably safe.
+    """The graph without operations that write to their arguments; None where renaming is not provably safe.
 
-    Renaming is safe where the value written to shares its memory with no other value: then every later reader
-    means the new value. Views and operations that may return their argument count as sharing. And it is safe
-    only where no type is promoted: what is written in place keeps the type of its place.
+    Renaming means: every later reader of the value written to reads what the operation returns. That is safe
+    where no other value in the same memory is read later (views and operations that may return their argument
+    share memory), and where no type is promoted: what is written in place keeps the type of its place.
     """
-    known: dict[str, Node] = {}
-    alias: dict[Ref, set[Ref]] = {}
-    renamed: dict[Ref, Ref] = {}
+    renaming = _Renaming(graph)
     nodes: list[Node] = []
-
-    def group(ref: Ref) -> set[Ref]:
-        return alias.setdefault(ref, {ref})
-
-    for node in graph.nodes:
-        args, kwargs = (
-            replace_refs(part, lambda ref: renamed.get(ref, ref)) for part in (node.args, node.kwargs)
-        )
-        node = dataclasses.replace(node, args=args, kwargs=kwargs)
-        known[node.name] = node
-        if node.kind != "call":
-            nodes.append(node)
-            continue
-        written = _written(node)
-        if written:
+    for place, node in enumerate(graph.nodes):
+        node = renaming.of(node)
+        if _written(node):
             pure = _functional(node.function)
-            target = node.args[0] if written == [0] else None
-            if (
-                pure is None
-                or not isinstance(target, Ref)
-                or len(group(target)) > 1
-                or _promotes(node, target, known)
-            ):
+            target = node.args[0]
+            if pure is None or not renaming.safe(node, target, place):
                 return None
             node = dataclasses.replace(node, function=pure)
-            for old in [old for old, new in renamed.items() if new == target] + [target]:
-                renamed[old] = Ref(node.name)
-        elif may_alias(node):
-            shared = set().union(*(group(ref) for ref in parents(node)), {Ref(node.name)})
-            parts = len(node.meta) if isinstance(node.meta, tuple) else 0
-            shared |= {Ref(node.name, index) for index in range(parts)}
-            for member in shared:
-                alias[member] = shared
+            renaming.rename(target, Ref(node.name))
+        elif node.kind == "call" and may_alias(node):
+            renaming.share(node)
         nodes.append(node)
-    output = map_output(graph.output, lambda ref: renamed.get(ref, ref))
+    output = map_output(graph.output, renaming.current)
     return dataclasses.replace(graph, nodes=tuple(nodes), output=output)
+
+
+class _Renaming:
+    """Which name each value of a graph has now, which values share memory, and which reader is the last."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._names: dict[Ref, Ref] = {}
+        self._older: dict[Ref, list[Ref]] = {}  # the names that now mean a value
+        self._shared: dict[Ref, set[Ref]] = {}
+        self._nodes: dict[str, Node] = {}
+        self._last = {ref: place for place, node in enumerate(graph.nodes) for ref in parents(node)}
+        self._last |= dict.fromkeys(graph.outputs(), len(graph.nodes))
+
+    def current(self, ref: Ref) -> Ref:
+        """The name of a value now."""
+        return self._names.get(ref, ref)
+
+    def of(self, node: Node) -> Node:
+        """The node with the names of its arguments as they are now."""
+        args, kwargs = replace_refs(node.args, self.current), replace_refs(node.kwargs, self.current)
+        self._nodes[node.name] = dataclasses.replace(node, args=args, kwargs=kwargs)
+        return self._nodes[node.name]
+
+    def rename(self, old: Ref, new: Ref) -> None:
+        """From here on, `new` is meant by every name of `old`."""
+        self._older[new] = [*self._older.pop(old, []), old]
+        self._names |= dict.fromkeys(self._older[new], new)
+
+    def share(self, node: Node) -> None:
+        """The results of the node may lie in the memory of its arguments."""
+        results = [Ref(node.name), *(Ref(node.name, i) for i in range(_parts(node)))]
+        shared = set(results).union(*(self._shared.get(ref, {ref}) for ref in parents(node)))
+        self._shared |= dict.fromkeys(shared, shared)
+
+    def safe(self, node: Node, target: Any, place: int) -> bool:
+        """Whether nothing but `target` shows that the node has written to it."""
+        if _written(node) != [0] or not isinstance(target, Ref) or self._promotes(node, target):
+            return False
+        others = self._shared.get(target, {target}) - {target}
+        names = [name for ref in others for name in (ref, *self._older.get(ref, []))]
+        return all(self._last.get(name, -1) <= place for name in names)
+
+    def _promotes(self, node: Node, target: Ref) -> bool:
+        """Whether the operation could return another type than that of the value written to."""
+        own = meta_of(self._nodes, target)
+        others = {meta.dtype for ref in parents(node) if isinstance(meta := meta_of(self._nodes, ref), Meta)}
+        if own is None or not own.dtype.is_floating_point:
+            return len(others) > 1
+        return any(other.is_floating_point or other.is_complex for other in others - {own.dtype})
+
+
+def _parts(node: Node) -> int:
+    return len(node.meta) if isinstance(node.meta, tuple) else 0
 
 
 def _written(node: Node) -> list[int]:
@@ -76,15 +104,6 @@ def _written(node: Node) -> list[int]:
     return [i for i, a in enumerate(schema.arguments) if a.alias_info is not None and a.alias_info.is_write]
 
 
-def _promotes(node: Node, target: Ref, known: dict[str, Node]) -> bool:
-    """Whether the operation could return another type than that of the value written to."""
-    own = meta_of(known, target)
-    others = {meta.dtype for ref in parents(node) if isinstance(meta := meta_of(known, ref), Meta)}
-    if own is None or not own.dtype.is_floating_point:
-        return len(others) > 1
-    return any(other.is_floating_point or other.is_complex for other in others - {own.dtype})
-
-
 def _functional(function: Any) -> Any:
     """The operation that returns what `function` writes: aten.relu_ -> aten.relu."""
     namespace, name = function._schema.name.split("::")
@@ -92,10 +111,9 @@ def _functional(function: Any) -> Any:
     pure = getattr(packet, function._overloadname, None)
     if pure is None or not name.endswith("_"):
         return None
-    same = [(a.name, str(a.type)) for a in pure._schema.arguments] == [
-        (a.name, str(a.type)) for a in function._schema.arguments
-    ]
-    return pure if same and not pure._schema.is_mutable else None
+    types = [[str(a.type) for a in f._schema.arguments] for f in (pure, function)]
+    names = [[a.name for a in f._schema.arguments[1:]] for f in (pure, function)]
+    return pure if types[0] == types[1] and names[0] == names[1] and not pure._schema.is_mutable else None
 
 
 def may_alias(node: Node) -> bool:
