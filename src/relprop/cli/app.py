@@ -24,7 +24,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-MODEL, INPUT = "The model", "What it takes"
+OWN = ", ".join(name for name in relprop.presets() if "/" not in name)
+OTHERS = ", ".join(dict.fromkeys(name.partition("/")[0] + "/…" for name in relprop.presets() if "/" in name))
 
 ModelOption = Annotated[
     str,
@@ -47,7 +48,13 @@ WeightsOption = Annotated[
     ),
 ]
 RulesOption = Annotated[
-    str, typer.Option("--rules", "-r", metavar="PRESET", help=f"One of {', '.join(relprop.presets())}.")
+    str,
+    typer.Option(
+        "--rules",
+        "-r",
+        metavar="PRESET",
+        help=f"{OWN}; or as another toolbox has them: {OTHERS} (an unknown name lists all).",
+    ),
 ]
 SizeOption = Annotated[
     int | None,
