@@ -21,7 +21,7 @@ from zoo import ZOO, randomise, seeded
 
 pytestmark = pytest.mark.filterwarnings("ignore::relprop.RelevanceWarning")
 
-FEW = ["mlp", "residual", "inverted_residual", "functional", "reused", "shuffle", "attention"]
+FEW = ["residual", "inverted_residual", "functional", "shuffle", "attention"]
 
 
 # --- what may not change
@@ -466,8 +466,15 @@ CHANGES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("rule", ["auto", "epsilon_plus_flat", "alphabeta"])
-@pytest.mark.parametrize("name", ["mlp", "residual", "inverted_residual", "normalised"])
+@pytest.mark.parametrize(
+    "name, rule",
+    [
+        ("mlp", "epsilon_plus_flat"),
+        ("residual", "alphabeta"),
+        ("inverted_residual", "auto"),
+        ("normalised", "auto"),
+    ],
+)
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_the_next_explanation_is_of_the_changed_model(
     name: str, rule: str, change: Callable[..., None]
