@@ -347,7 +347,7 @@ class Recurrent(nn.Module):
 
 @pytest.mark.parametrize("rule", ["epsilon", "lrp0", "large_epsilon"])
 def test_an_lstm_is_its_written_out_loop(rule: str) -> None:
-    """One pre-activation of x and h, with one ε: two linear operations and a sum have it three times (section 3.9)."""
+    """One pre-activation of x and h, with one ε; two linear operations and a sum have three."""
     with seeded(5):
         fused, x = Recurrent(loop=False).eval(), torch.randn(2, 4, 3)
     loop = Recurrent(loop=True).double().eval()
