@@ -115,6 +115,16 @@ def test_a_second_call_with_the_same_shapes_is_recorded_anew(branching: Branchin
     assert close(explainer(both[:1], target=0).relevance, first.relevance)
 
 
+def test_nothing_is_printed_where_export_fails(capfd: pytest.CaptureFixture[str]) -> None:
+    def forward(module: nn.Module, x: Tensor) -> Tensor:
+        kept = x[0][x[0] > 0]
+        return module.a(x) * (2 if kept.numel() > 2 else 3)
+
+    model = net(a=nn.Linear(6, 8), forward=forward)
+    relprop.explain(model, torch.randn(2, 6, dtype=torch.float64), 1, "epsilon")
+    assert capfd.readouterr() == ("", "")
+
+
 def test_several_targets_share_one_recording(branching: Branching, both: Tensor) -> None:
     explainer = relprop.Explainer(branching, rules="epsilon")
     found = explainer.explain_targets(both, [0, 2])
@@ -498,3 +508,24 @@ def test_threads_record_without_disturbing_each_other(branching: Branching, both
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: explainer(both, 1).relevance, range(8)))
     assert all(torch.equal(relevance, expected) for relevance in found)
+
+
+def test_a_callable_may_read_an_output_of_any_shape() -> None:
+    def boxes(module: nn.Module, x: Tensor) -> list[dict[str, Tensor]]:
+        h = module.relu(module.a(x)).reshape(4, 2)
+        keep = torch.nonzero(h[:, 0] > 0)[:, 0]
+        return [{"boxes": h[keep], "scores": h[keep].sum(1), "labels": keep}]
+
+    model, x = net(**mlp(), forward=boxes), torch.randn(3, 6, dtype=torch.float64)
+    found = relprop.explain(model, x, lambda out: out[0]["scores"].max().reshape(1), "epsilon")
+    assert closed(found)
+    for i in range(3):
+        assert close(found.score[i], model(x[i : i + 1])[0]["scores"].max())
+
+
+def test_a_callable_may_read_an_output_whose_first_part_has_no_batch_in_front() -> None:
+    model = net(**mlp(), forward=lambda m, x: (m.a(x)[None], m.c(m.relu(m.a(x)))))
+    twin = net(**dict(model.named_children()), forward=lambda m, x: m.c(m.relu(m.a(x))))
+    x = torch.randn(3, 6, dtype=torch.float64)
+    found = relprop.explain(model, x, lambda out: out[1][:, 2], "epsilon")
+    assert close(found.relevance, relprop.explain(twin, x, 2, "epsilon").relevance)

@@ -27,6 +27,7 @@ from relprop.engine.presets import named
 from relprop.engine.propagate import HALF, Program, Weights, prepare, record, walk
 from relprop.engine.rules import Rule
 from relprop.engine.signature import signature_of, structure_of
+from relprop.engine.tape import trace
 from relprop.errors import CaptureError, ConservationError, InvalidInput, UnsupportedOperation
 from relprop.explanation import Explanation
 from relprop.targets import Score, Target, main_output, weights_of
@@ -187,6 +188,13 @@ class Explainer:
             program = captured.programs[key]
         self._plan = program.plan
         return captured, program
+
+    def program_of_call(self, args: tuple[Any, ...]) -> tuple[Captured, Program]:
+        """The graph of one call on one sample whose tensors have any shape, and its plan."""
+        assert isinstance(self.model, torch.nn.Module)
+        graph = canonise(trace(self.model, args, {}), self.composite.fold)
+        captured = Captured(graph, analyse(graph, OPS))
+        return captured, prepare(graph, captured.facts, assign(graph, captured.facts, self.composite))
 
 
 def composite_of(rules: Any) -> Composite:
@@ -569,8 +577,9 @@ def _start_callable(
     expected = module.score_of(leaves, passed.batch)
     kinds = [(where, rule) for where, rule in explainer.composite.rules if where == "weighted" or where in KINDS]
     scorer = Explainer(module, Composite(kinds, explainer.composite.fold))
-    scored, program = scorer.program(tuple(leaves), {})
-    result = forward(scorer, scored, program, tuple(leaves), {})
+    args = (torch.empty(passed.batch), *leaves)
+    scored, program = scorer.program(args, {}) if captured.graph.batched else scorer.program_of_call(args)
+    result = forward(scorer, scored, program, args, {})
     score = result.output
     ref = main_output(scored.graph.output)
     if ref not in scored.facts.data:
@@ -587,7 +596,7 @@ def _start_callable(
     origins = {node.name: int(node.origin) for node in scored.graph.nodes if node.kind == "input"}
     seeds: dict[Ref, Tensor] = {}
     for name, relevance in way.inputs.items():
-        place = refs[origins[name]]
+        place = refs[origins[name] - 1]
         seeds[place] = seeds[place] + relevance if place in seeds else relevance
     return {r: s for r, s in seeds.items() if r in captured.facts.data}, seed, target, way.entries
 

@@ -158,8 +158,8 @@ class Score(torch.nn.Module):
         self.function, self.spec = function, spec
         self.eval()
 
-    def forward(self, *leaves: Any) -> Tensor:
-        """The score of each sample, (B,), from the flat values of the model's output."""
+    def forward(self, samples: Tensor, *leaves: Any) -> Tensor:
+        """The score of each sample, (B,), from the flat values of the model's output; `samples` (B,) is not read."""
         return self.function(pytree.tree_unflatten(list(leaves), self.spec))
 
     def score_of(self, leaves: list[Any], batch: int) -> Tensor:
@@ -167,7 +167,7 @@ class Score(torch.nn.Module):
         copies = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         try:
             with torch.no_grad():
-                score = self(*copies)
+                score = self(torch.empty(batch), *copies)
         except Exception as error:
             raise InvalidInput(
                 f"target: the callable fails on the model's output: {type(error).__name__}: {error}\n"

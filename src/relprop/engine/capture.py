@@ -18,9 +18,10 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
+from relprop.engine.archive import refuse_code
 from relprop.engine.exported import first_line, graph_of
 from relprop.engine.graph import Graph, Meta, Node
-from relprop.engine.isolate import LOCK, quietly, untouched
+from relprop.engine.isolate import LOCK, muted, quietly, untouched
 from relprop.engine.tape import place_of, tensors_of, trace
 from relprop.errors import CaptureError, InvalidInput
 
@@ -84,7 +85,7 @@ def from_export(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str,
     for leaf, free in zip(pytree.tree_leaves((args, kwargs)), batched, strict=True):
         if free and count > 1:
             shapes[leaf] = {0: Dim.AUTO}
-    with LOCK, quietly(), untouched(model):
+    with LOCK, quietly(), untouched(model), muted():
         try:
             program = torch.export.export(
                 model, args, kwargs, dynamic_shapes=shapes if count > 1 else None, strict=False
@@ -153,15 +154,18 @@ def from_file(path: str | Path, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 
 
 def load(path: str | Path) -> ExportedProgram:
-    """The exported program in a `.pt2` file. Raises `InvalidInput` where it cannot be read."""
+    """The exported program in a `.pt2` file. Raises `InvalidInput` where it cannot be read, or could run code."""
     file = Path(path)
     if not file.is_file():
         raise InvalidInput(
             f"model: no file {file}\n  do: give the path of a program saved by torch.export.save"
         )
     try:
+        refuse_code(file)
         with quietly():
             return torch.export.load(file)
+    except InvalidInput:
+        raise
     except Exception as error:
         raise InvalidInput(
             f"model: {file} is not a readable torch.export program ({first_line(error)})\n"

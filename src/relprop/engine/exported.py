@@ -265,14 +265,22 @@ def first_line(error: BaseException) -> str:
 
 
 def decomposed(program: ExportedProgram) -> ExportedProgram:
-    """The program functionalised by torch (slower than `functional.functionalise`): high-level operations are kept,
-    composites without a row are broken down until none is left that torch knows how to."""
+    """The program functionalised by torch (slower than `functional.functionalise`), high-level operations
+    kept.
+
+    Composites without a row are broken down until none is left that torch can break down.
+    """
     table = torch.export.default_decompositions()
     done: set[Any] = set()
+    unknown = _unknown_composites(program)
     while True:
-        targets = {node.target for node in program.graph.nodes if _is_unknown_composite(node.target)} - done
         with quietly():
-            program = program.run_decompositions({f: table[f] for f in targets if f in table})
-        done |= targets
-        if not any(_is_unknown_composite(node.target) and node.target not in done for node in program.graph.nodes):
+            program = program.run_decompositions({f: table[f] for f in unknown if f in table})
+        done |= unknown
+        unknown = _unknown_composites(program) - done
+        if not unknown:
             return program
+
+
+def _unknown_composites(program: ExportedProgram) -> set[Any]:
+    return {node.target for node in program.graph.nodes if _is_unknown_composite(node.target)}

@@ -4,6 +4,8 @@ put back."""
 from __future__ import annotations
 
 import contextlib
+import logging
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -35,6 +37,40 @@ def quietly() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
+
+
+class _Muted:
+    """A stream that drops what one thread writes to it."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._thread = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        """Write as the stream does, or drop."""
+        return len(text) if threading.get_ident() == self._thread else int(self._stream.write(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def muted() -> Iterator[None]:
+    """Without torch.export's print of all it had seen of a model before it failed."""
+    stream, logger = sys.stderr, logging.getLogger("torch.export._trace")
+    mute: Any = _Muted(stream)
+
+    def drop(record: logging.LogRecord) -> bool:
+        return False
+
+    logger.addFilter(drop)
+    if stream is not None:
+        sys.stderr = mute
+    try:
+        yield
+    finally:
+        logger.removeFilter(drop)
+        if sys.stderr is mute:
+            sys.stderr = stream
 
 
 @contextlib.contextmanager
