@@ -80,7 +80,9 @@ def _statistics(graph: Graph, facts: Facts) -> frozenset[tuple[Ref, Ref]]:
     found: set[tuple[Ref, Ref]] = set()
     for node in graph.nodes:
         row = OPS.get(node.operation)
-        operands = [argument for argument in node.args[:2] if isinstance(argument, Ref) and argument in facts.data]
+        operands = [
+            argument for argument in node.args[:2] if isinstance(argument, Ref) and argument in facts.data
+        ]
         if row is None or row.kind != "product" or len(operands) < 2:
             continue
         for statistic, of in (operands, operands[::-1]):
@@ -91,7 +93,9 @@ def _statistics(graph: Graph, facts: Facts) -> frozenset[tuple[Ref, Ref]]:
 
 def _origin(ref: Ref, nodes: Mapping[str, Node]) -> Ref:
     """The value that a cast or a copy was made from."""
-    while nodes[ref.name].operation.startswith(("aten._to_copy", "aten.to.", "aten.clone", "aten.alias", "aten.contiguous")):
+    while nodes[ref.name].operation.startswith(
+        ("aten._to_copy", "aten.to.", "aten.clone", "aten.alias", "aten.contiguous")
+    ):
         ref = next(parents(nodes[ref.name]))
     return ref
 
@@ -105,7 +109,11 @@ def _summarises(statistic: Ref, of: Ref, nodes: Mapping[str, Node], facts: Facts
         node = nodes[ref.name]
         row = OPS.get(node.operation)
         read = {parent for parent in parents(node) if parent in facts.data}
-        if row is None or len(read) != 1 or row.kind not in ("activation", "selection", "pool", "addition", "product", "max"):
+        if (
+            row is None
+            or len(read) != 1
+            or row.kind not in ("activation", "selection", "pool", "addition", "product", "max")
+        ):
             return False
         reduced = reduced or row.kind in ("pool", "max")
         ref = read.pop()
@@ -156,17 +164,28 @@ class Weights:
 
 
 def fingerprint(weights: Mapping[str, Tensor]) -> tuple[Any, ...]:
-    """What tells one state of the weights from another."""
+    """What tells one state of the weights from another: place, version, and a checksum that knows the order of rows."""
     groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for w in weights.values():
-        groups.setdefault((w.dtype, w.device), []).append(w.detach().sum())
+        groups.setdefault((w.dtype, w.device), []).append(_checksum(w))
     sums = [value for group in groups.values() for value in torch.stack(group).tolist()]
-    marks = [(id(w), w.data_ptr(), None if w.is_inference() else w._version, w.shape, w.dtype) for w in weights.values()]
+    marks = [(w.data_ptr(), None if w.is_inference() else w._version, w.shape, w.dtype) for w in weights.values()]
     return (*marks, *sums)
 
 
+def _checksum(weight: Tensor) -> Tensor:
+    """Σ_k k Σ_j w_kj over the rows k of a weight."""
+    if weight.dim() == 0 or not weight.is_floating_point():
+        return weight.sum()
+    rows = weight.reshape(weight.shape[0], -1).sum(1)
+    return rows @ torch.arange(1, len(rows) + 1, dtype=rows.dtype, device=rows.device)
+
+
 def record(
-    program: Program, leaves: Mapping[str, Any], store: Weights, observe: Callable[[Node, Any], None] | None = None
+    program: Program,
+    leaves: Mapping[str, Any],
+    store: Weights,
+    observe: Callable[[Node, Any], None] | None = None,
 ) -> dict[str, Any]:
     """Run the graph forward; the result holds the values of inputs, of the outputs and of all that the walk reads.
 
@@ -233,7 +252,9 @@ def walk(
         if arrived is not None and node.kind == "input":
             result.inputs[node.name] = arrived
             if audit:
-                result.passed = sums[Ref(node.name)] if result.passed is None else result.passed + sums[Ref(node.name)]
+                result.passed = (
+                    sums[Ref(node.name)] if result.passed is None else result.passed + sums[Ref(node.name)]
+                )
         elif arrived is not None:
             step = _step(program, node, held, store, batch)
             shares = OPS[node.operation].propagate(step, arrived)
@@ -248,7 +269,9 @@ def walk(
     return result
 
 
-def _arrive(relevance: dict[Ref, Tensor], sums: dict[Ref, Tensor], ref: Ref, share: Tensor, amount: Tensor | None) -> None:
+def _arrive(
+    relevance: dict[Ref, Tensor], sums: dict[Ref, Tensor], ref: Ref, share: Tensor, amount: Tensor | None
+) -> None:
     relevance[ref] = relevance[ref] + share if ref in relevance else share
     if amount is not None:
         sums[ref] = sums[ref] + amount if ref in sums else amount
@@ -344,7 +367,9 @@ class _Book:
     def _layout(self, ref: Ref, values: Tensor) -> Layout | None:
         return self.program.facts.layout.get(ref)
 
-    def handed(self, node: Node, ref: Ref, share: Tensor, arrived: Any, sums: dict[Ref, Tensor]) -> Tensor | None:
+    def handed(
+        self, node: Node, ref: Ref, share: Tensor, arrived: Any, sums: dict[Ref, Tensor]
+    ) -> Tensor | None:
         """Σ of a share. Where it is the very tensor that arrived, or a view of it, its sum is known."""
         if not self.active:
             return None
@@ -359,17 +384,30 @@ class _Book:
             return
         row = self.rows[node.name]
         parts = arrived if isinstance(arrived, list) else [arrived]
-        refs_of = [Ref(node.name, i) for i in range(len(parts))] if isinstance(arrived, list) else [Ref(node.name)]
+        refs_of = (
+            [Ref(node.name, i) for i in range(len(parts))] if isinstance(arrived, list) else [Ref(node.name)]
+        )
         received = [sums[ref] for ref in refs_of if ref in sums]
         size = None
         if row.kind not in _KEEPING:
-            sizes = [self.sum(ref, part.abs()) for ref, part in zip(refs_of, parts, strict=True) if part is not None]
+            sizes = [
+                self.sum(ref, part.abs())
+                for ref, part in zip(refs_of, parts, strict=True)
+                if part is not None
+            ]
             size = _total([s for s in sizes if s is not None])
         zero = torch.zeros_like(received[0])
         self.entries.append(
             Entry(
-                node.name, row.operation, row.module, row.source, str(row.rule),
-                _total(received), _total([p for p in passed if p is not None]) if passed else zero, shares.absorbed, size,
+                node.name,
+                row.operation,
+                row.module,
+                row.source,
+                str(row.rule),
+                _total(received),
+                _total([p for p in passed if p is not None]) if passed else zero,
+                shares.absorbed,
+                size,
             )  # fmt: skip
         )
 
@@ -392,5 +430,3 @@ def _total(parts: list[Tensor]) -> Tensor:
     for part in parts[1:]:
         result = result + part
     return result
-
-

@@ -69,6 +69,16 @@ class Affine:
         """x⁺, and x⁻ where x may be negative."""
         return (self.x, None) if self.nonnegative else (self.x.clamp(min=0), self.x.clamp(max=0))
 
+    def account_product(self, s: Tensor, factor: Tensor) -> Tensor:
+        """Σ s·factor per sample, (B,) float64; a factor with one value a channel meets the channels' sums."""
+        if factor.dim() == 0:
+            return self.account(s) * factor.double()
+        per_channel = factor.dim() > 1 and factor.dim() == s.dim() - 1 and factor[0].numel() == 1
+        if not per_channel or self.layout not in (None, Layout(0, 1)):
+            return self.account(s * factor)
+        sums = (s.flatten(2).sum(2) * factor.flatten()).double()
+        return sums.sum(1) if self.layout is not None else sums.sum().reshape(1)
+
     def root_mean_square(self, z: Tensor) -> Tensor:
         """√(mean z²) of each sample, in a shape that broadcasts to z."""
         squares = self.account(z.square())
@@ -139,9 +149,9 @@ def settled(
             add(absorbed, "undistributed", lost)
         return shares, absorbed
     if stabiliser is not None:
-        absorbed["stabilizer"] = f.account(s * stabiliser)
+        absorbed["stabilizer"] = f.account_product(s, stabiliser)
     if bias is not None:
-        absorbed["bias"] = f.account(s * bias)
+        absorbed["bias"] = f.account_product(s, bias)
     return shares, absorbed
 
 

@@ -70,10 +70,10 @@ def alpha_beta(rule: AlphaBeta | ZPlus, f: Affine, relevance: Tensor) -> Result:
     alpha, beta = (1.0, 0.0) if isinstance(rule, ZPlus) else (rule.alpha, rule.beta)
     positive, negative = f.signs()
     plus = f.plus(positive) if negative is None or f.weight is None else f.plus(positive) + f.minus(negative)
-    s, settle = _side(rule, f, alpha * relevance, plus, True)
+    s, settle = _side(rule, f, relevance if alpha == 1 else alpha * relevance, plus, True)
     shares = positive * f.plus_transpose(s)
     if negative is not None and f.weight is not None:
-        shares = shares + negative * f.minus_transpose(s)
+        shares = torch.addcmul(shares, negative, f.minus_transpose(s))
     shares, absorbed = settle(shares)
     if not beta:
         return shares, absorbed
@@ -81,7 +81,7 @@ def alpha_beta(rule: AlphaBeta | ZPlus, f: Affine, relevance: Tensor) -> Result:
     s, settle = _side(rule, f, -beta * relevance, minus, False)
     other = positive * f.minus_transpose(s)
     if negative is not None:
-        other = other + negative * f.plus_transpose(s)
+        other = torch.addcmul(other, negative, f.plus_transpose(s))
     other, more = settle(other)
     for reason, amount in more.items():
         add(absorbed, reason, amount)
@@ -93,8 +93,7 @@ def _side(
 ) -> tuple[Tensor, Callable[[Tensor], Result]]:
     """R / (part + its part of the bias), and the function that settles the accounts of that half of the rule.
 
-    A unit without contributions of that sign hands nothing on: its R goes to the account named after what is
-    missing.
+    A unit without contributions of that sign hands nothing on: its R goes to the account named after what is missing.
     """
     full = isinstance(rule, AlphaBeta) and rule.full_bias
     bias = None
@@ -102,14 +101,16 @@ def _side(
         bias = f.bias if full else f.bias.clamp(min=0) if upper else f.bias.clamp(max=0)
         part = part + bias
     empty = part == 0
-    present = torch.where(empty, 0.0, relevance)
-    sign = part if full else torch.ones_like(part) if upper else -torch.ones_like(part)
+    some = f.x.device.type != "cpu" or bool(empty.any())  # on a GPU to look costs more than to mask
+    present = torch.where(empty, 0.0, relevance) if some else relevance
+    sign = part if full else part.new_full((), 1.0 if upper else -1.0)
     quotient = divided(rule, f, present, part, sign)
 
     def settle(shares: Tensor) -> Result:
         shares, absorbed = settled(rule, f, present, quotient, bias, shares)
-        reason = "no_positive_part" if upper else "no_negative_part"
-        add(absorbed, reason, f.account(torch.where(empty, relevance, 0.0)))
+        if some:
+            reason = "no_positive_part" if upper else "no_negative_part"
+            add(absorbed, reason, f.account(torch.where(empty, relevance, 0.0)))
         return shares, absorbed
 
     return quotient.s, settle
@@ -153,7 +154,7 @@ def z_box(rule: ZBox, f: Affine, relevance: Tensor) -> Result:
         )
     above, below = (f.x - low).clamp(min=0), (f.x - high).clamp(max=0)
     z = f.plus(above) + f.minus(below)
-    quotient = divided(rule, f, relevance, z, torch.ones_like(z))
+    quotient = divided(rule, f, relevance, z, z.new_ones(()))
     shares = above * f.plus_transpose(quotient.s) + below * f.minus_transpose(quotient.s)
     return settled(rule, f, relevance, quotient, None, shares)
 
@@ -175,7 +176,7 @@ def _input_free(rule: WSquare | Flat, f: Affine, relevance: Tensor, name: str, b
     one = f.x if f.batch_dimension is None else f.x.narrow(f.batch_dimension, 0, 1)
     z = f.apply(torch.ones_like(one), weight).expand_as(f.output)
     z = z if bias is None else z + bias
-    quotient = divided(rule, f, relevance, z, torch.ones_like(z))
+    quotient = divided(rule, f, relevance, z, z.new_ones(()))
     return settled(rule, f, relevance, quotient, bias, f.transpose(quotient.s, weight))
 
 
