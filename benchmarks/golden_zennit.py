@@ -3,8 +3,8 @@
     pip install zennit==0.5.1 captum==0.9.0
     python benchmarks/golden_zennit.py
 
-One `.npz` a network: its weights, input, output and target, and relevance of the input under each preset, float64.
-The networks are those of tests/golden/networks.py, which the test uses too. A `.json` beside it states the source.
+One `.npz` a network: its weights, input, output and target, and relevance of the input under each preset.
+The networks are those of tests/golden/networks.py, which the test uses too. A `.json` states the source.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ GOLDEN = ROOT / "tests" / "golden"
 
 
 def zennit_relevance(network: nn.Module, x: Tensor, target: Tensor) -> dict[str, Tensor]:
-    """Relevance by each composite from the target's score. Batch normalisation is merged into convolutions."""
+    """Relevance by each composite from the target's score. Batch normalisation is merged."""
     from zennit.attribution import Gradient
     from zennit.canonizers import SequentialMergeBatchNorm
     from zennit.composites import COMPOSITES
@@ -82,7 +82,7 @@ def main() -> None:
         arrays |= {f"relevance/{key}": value.detach().numpy() for key, value in relevance.items()}
         np.savez_compressed(GOLDEN / f"{name}.npz", **arrays)
         about = {
-            "what": "relevance of the input under presets of other toolboxes, float64, from the target's score",
+            "what": "relevance of the input under presets of other toolboxes, from the target's score",
             "script": "benchmarks/golden_zennit.py",
             "seed": SEED,
             "versions": {p: version(p) for p in ("zennit", "captum", "torch", "numpy")},

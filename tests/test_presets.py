@@ -1,4 +1,4 @@
-"""Every preset plans, closes its account and, where it carries a toolbox's name, gives that toolbox's numbers."""
+"""Every preset plans, closes its account and, under a toolbox's name, gives that toolbox's numbers."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from torch import Tensor, nn
 import relprop
 from golden.networks import NETWORKS
 from relprop.engine.presets import HIGH, LOW, PRESETS, epsilon_gamma_box, named, pixel_bounds
+from test_reference import digits, lenet, load, relative
 
 GOLDEN = Path(__file__).parent / "golden"
 NEEDS_IMAGES = [name for name in PRESETS if name.endswith("epsilon_gamma_box")]
 
 TOLERANCE = {("vgg", "captum/default"): 1e-8}
-"""Relative to the largest relevance; 1e-9 where no entry. captum's MaxPool divides by z + 1e-9, ours hands all on."""
+"""Relative to the largest relevance, 1e-9 by default. captum's max pooling divides by z + 1e-9."""
 
 
 class Residual(nn.Module):
@@ -103,9 +104,9 @@ def test_presets_are_listed_with_a_line_each() -> None:
     assert listed.keys() == PRESETS.keys()
     assert all(about and "\n" not in about for about in listed.values())
     promised = (
-        "auto epsilon epsilon_plus epsilon_plus_flat epsilon_gamma_box epsilon_alpha2_beta1 epsilon_alpha2_beta1_flat"
-        " deep_taylor attn_lrp cp_lrp lrp_all lrp_half lrp_prop zennit/epsilon_plus_flat"
-        " innvestigate/lrp_sequential_preset_a captum/default"
+        "auto epsilon epsilon_plus epsilon_plus_flat epsilon_gamma_box epsilon_alpha2_beta1"
+        " epsilon_alpha2_beta1_flat deep_taylor attn_lrp cp_lrp lrp_all lrp_half lrp_prop"
+        " zennit/epsilon_plus_flat innvestigate/lrp_sequential_preset_a captum/default"
     )
     assert set(promised.split()) <= listed.keys()
 
@@ -157,6 +158,24 @@ def test_a_toolboxs_preset_gives_that_toolboxs_numbers(network: str, preset: str
     expected = golden[f"relevance/{preset}"]
     worst = (explanation.relevance - expected).abs().max() / expected.abs().max()
     assert worst < TOLERANCE.get((network, preset), 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("preset", "name", "tolerance"),
+    [
+        ("simple", "simple", 1e-9),  # its sum pool is an average pool here: other rounding, other ε
+        ("alpha2_beta1", "alphabeta_2", 1e-12),
+        ("flat", "flat", 1e-12),
+        ("w_square", "ww", 1e-12),
+    ],
+)
+def test_the_first_toolboxs_presets_give_its_numbers_for_lenet(
+    shared: Path, preset: str, name: str, tolerance: float
+) -> None:
+    reference = load(shared / "mnist/lenet5_reference_relevance.npz")
+    x = digits(load(shared / "mnist/mnist_test.npz")["images"][reference["index"]])
+    found = relprop.explain(lenet(shared), x, rules=f"lrp_toolbox/{preset}").relevance[:, 0]
+    assert relative(found, torch.from_numpy(reference[f"relevance_{name}"])) < tolerance
 
 
 def test_the_golden_files_cover_every_preset_of_zennit_and_captum() -> None:

@@ -1,4 +1,4 @@
-"""The networks of the golden files, by name. The files hold their weights too: a generator's numbers may change."""
+"""The networks of the golden files. The files hold their weights: a generator's numbers may change."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def vgg() -> nn.Module:
     return _seeded(
         Flattened(
             [nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-             nn.Conv2d(6, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d((2, 2))],
+             nn.Conv2d(6, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(),
+             nn.AdaptiveAvgPool2d((2, 2))],
             [nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 10)],
         )
     )  # fmt: skip

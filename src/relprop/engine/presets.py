@@ -1,7 +1,7 @@
 """The presets: composites as data. A new one is a row of `PRESETS`.
 
-The names without a stroke are relprop's own. A name with a stroke, "toolbox/preset", reproduces the conventions
-of that toolbox; docs/rules.md says where one cannot be met.
+Names without a stroke are relprop's own. "toolbox/preset" reproduces that toolbox's conventions;
+docs/rules.md says where one cannot be met.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _dense(convolution: Rule, linear: Rule) -> tuple[Pair, ...]:
 
 
 def _zennit(convolution: Rule, linear: Rule) -> tuple[Pair, ...]:
-    """zennit 0.5.1: batch normalisation that is not merged passes; sums and averages are shared with ε = 1e-6."""
+    """zennit 0.5.1: batch normalisation that is not merged passes; sums and averages have ε = 1e-6."""
     return (*_dense(convolution, linear), ("batch_norm", Pass()))
 
 
@@ -100,8 +100,8 @@ def _row(name: str, about: str, rules: tuple[Pair, ...], fold: bool = True) -> N
 
 # fmt: off
 _row("auto",
-     "a first choice for every network: γ = 0.1 in convolutions, ε in linear layers, attention by AttnLRP",
-     (("convolution", Gamma(0.1)), ("linear", Epsilon(1e-6))))
+     "a first choice for every network: γ = 0.1 in layers with weights, ε in the last; attention by AttnLRP",
+     (("last", Epsilon(1e-6)), ("weighted", Gamma(0.1))))
 _row("epsilon",
      "ε = 1e-6 in every linear operation (Bach et al. 2015, Eq. 58)",
      (("weighted", Epsilon(1e-6)),))
