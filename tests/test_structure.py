@@ -14,8 +14,8 @@ SRC = Path(relprop.__file__).parent
 ORDER = [
     "errors",
     "engine.graph",
-    "engine.rules",
     "engine.step",
+    "engine.rules",
     "engine.functional",
     "engine.canonise",
     "engine.ops.table",
@@ -24,6 +24,7 @@ ORDER = [
     "engine.isolate",
     "engine.tape",
     "engine.exported",
+    "engine.archive",
     "engine.capture",
     "engine.signature",
     "engine.plan",
@@ -41,7 +42,7 @@ ORDER = [
 ]
 """The files in the order data flows: each imports only from those above it."""
 
-LAZY = {("explain", "methods"), ("explanation", "show"), ("engine.capture", "engine.tape")}
+LAZY = {("explain", "methods"), ("explanation", "show")}
 """Imports within a function, where a table at the top of the stack names what lies below it."""
 
 
