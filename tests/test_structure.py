@@ -42,8 +42,8 @@ ORDER = [
 ]
 """The files in the order data flows: each imports only from those above it."""
 
-LAZY = {("explain", "methods"), ("explanation", "show")}
-"""Imports within a function, where a table at the top of the stack names what lies below it."""
+LAZY = {("explain", "methods"), ("explanation", "show"), ("engine.step", "engine.rules")}
+"""Imports within a function, where a table names what lies below it, or for a type alone."""
 
 
 def module_of(path: Path) -> str:
