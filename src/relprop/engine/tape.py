@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._dispatch.python import enable_python_dispatcher
-from torch._subclasses.functional_tensor import FunctionalTensor, FunctionalTensorMode, _can_decompose_fast
+from torch._subclasses.functional_tensor import FunctionalTensor, FunctionalTensorMode
 from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -107,11 +107,12 @@ class _Functional(FunctionalTensorMode):  # type: ignore[no-untyped-call]
         return super().__torch_dispatch__(func, types, args, kwargs)
 
     def _can_decompose(self, func: Any, args: Any, kwargs: Any) -> bool:
-        """Composite operations stay whole, as in torch.export; those that may return a view are broken
-        down."""
-        return (
-            bool(_can_decompose_fast(func, True, True)) if isinstance(func, torch._ops.OpOverload) else False
-        )
+        """Composite operations stay whole, as in torch.export; those that may return a view or write are
+        broken down."""
+        if not isinstance(func, torch._ops.OpOverload):
+            return False
+        shares = torch.Tag.maybe_aliasing_or_mutating in func.tags or func is aten.native_batch_norm.default
+        return shares or any(argument.alias_info for argument in func._schema.arguments)
 
 
 class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
