@@ -265,8 +265,7 @@ def first_line(error: BaseException) -> str:
 
 
 def decomposed(program: ExportedProgram) -> ExportedProgram:
-    """The program functionalised by torch (slower than `functional.functionalise`), high-level operations
-    kept.
+    """The program functionalised by torch (slower than `functional.functionalise`), composites kept whole.
 
     Composites without a row are broken down until none is left that torch can break down.
     """

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from relprop.engine.analyse import Facts, first_and_last, values_of
+from relprop.engine.analyse import Facts, first_and_last
 from relprop.engine.graph import Graph, Node, refs
 from relprop.engine.ops import KINDS, OPS, Operation
 from relprop.engine.rules import Attention, LinearRule, Pass, Rule
@@ -190,12 +190,20 @@ def carriers(graph: Graph, facts: Facts) -> list[Node]:
     return [node for node in graph.nodes if node.kind == "call" and node.name in names]
 
 
+def _refused(node: Node, operation: Operation, facts: Facts) -> str | None:
+    """Why this use of an operation cannot be explained, or None."""
+    for position, reason in operation.fixed.items():
+        if any(ref in facts.data for ref in refs(node.args[position : position + 1])):
+            return reason
+    return operation.refuses(node)
+
+
 def refuse(graph: Graph, facts: Facts) -> None:
     """Raise `UnsupportedOperation` that names every operation without a relevance function."""
     problems = []
     for node in carriers(graph, facts):
         operation = OPS.get(node.operation)
-        reason = "no relevance function" if operation is None else operation.refuses(node)
+        reason = "no relevance function" if operation is None else _refused(node, operation, facts)
         if reason is not None:
             shape = node.meta if not isinstance(node.meta, tuple) else node.meta[0] if node.meta else None
             problems.append(f"{node.operation}: {reason}\n  at {node.where()}, output {shape}")

@@ -1,100 +1,232 @@
-"""Operations that move values and leave them as they are, the embedding, and sums along dimensions.
+"""Operations that move values and leave them as they are, sums over places, and the embedding.
 
-A selection is linear with weights 0 and 1, one 1 per output: its adjoint puts each relevance back where its value came
-from, and adds up where a value was used several times. What comes from no data (padding, fills) keeps its share in the
-account "constant".
+A selection is linear with weights 0 and 1, one 1 per output: its adjoint puts each relevance back where its
+value came from, and adds up where a value was used several times. What comes from no data (padding, fills)
+keeps its share in the account "constant".
 """
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from relprop.engine.graph import Node, Ref, replace_refs
-from relprop.engine.ops.table import Operation, rows
-from relprop.engine.rules import Pass
+from relprop.engine.graph import Node, Ref, refs, replace_refs
+from relprop.engine.ops.elementwise import addition_rule, stabilised, sum_to
+from relprop.engine.ops.table import Nonnegative, Operation, Propagate, first_known, rows
+from relprop.engine.rules import Addition, Epsilon, Pass
 from relprop.engine.step import Shares, Step
+
+# ---------------------------------------------------------------- selections
+
+
+def identity(step: Step, relevance: Tensor) -> Shares:
+    """Copies: the argument receives the output's relevance as it is."""
+    return Shares({0: relevance})
+
+
+def cast(step: Step, relevance: Tensor) -> Shares:
+    """Changes of type and device: relevance goes to the argument's device, in its type (16 bits: in
+    float32)."""
+    x = step.args[0]
+    return Shares({0: relevance.to(x.device, x.dtype if x.is_floating_point() else relevance.dtype)})
 
 
 def selection(step: Step, relevance: Any) -> Shares:
     """Each relevance goes back to the place its value came from, by the adjoint of the operation."""
-    precision = next(r for r in pytree.tree_leaves(relevance) if isinstance(r, Tensor))
+    given, precision = _parts(relevance)
     leaves: list[Tensor] = []
 
-    def lift(structure: Any, values: Any) -> Any:
-        """The arguments with each data tensor replaced by a leaf of the same shape."""
-        if isinstance(structure, Ref):
-            if not step.is_data(structure):
-                filler = isinstance(values, Tensor) and values.is_floating_point()
-                return values.to(precision.dtype) if filler else values
-            leaf = torch.zeros(values.shape, dtype=precision.dtype, device=values.device, requires_grad=True)
-            leaves.append(leaf)
-            return leaf
-        if isinstance(structure, (list, tuple)):
-            items = [lift(s, v) for s, v in zip(structure, values, strict=True)]
-            return items if isinstance(structure, list) else tuple(items)
-        return values
+    def leaf(tensor: Tensor) -> Tensor:
+        leaves.append(tensor.detach().to(precision).requires_grad_())
+        return leaves[-1]
 
     with torch.enable_grad():
-        args = lift(step.node.args, step.args)
-        result = step.function(*args, **step.kwargs)
-    parts = list(result) if isinstance(result, (list, tuple)) else [result]
-    given = list(relevance) if isinstance(result, (list, tuple)) else [relevance]
-    pairs = [(part, r) for part, r in zip(parts, given, strict=False) if r is not None and part.requires_grad]
-    grads = torch.autograd.grad([p for p, _ in pairs], leaves, [r.to(p.dtype) for p, r in pairs], allow_unused=True)
-    found = iter(zip(leaves, grads, strict=True))
-
-    def place(ref: Ref) -> Any:
-        if not step.is_data(ref):
-            return None
-        leaf, grad = next(found)
-        return torch.zeros_like(leaf) if grad is None else grad.detach()
-
-    shares = replace_refs(step.node.args, place)
-    arguments = {i: share for i, share in enumerate(shares) if _holds_tensor(share)}
-    return Shares(arguments, _from_constants(step, given, args))
+        args, constants = _lifted(step, leaf, lambda tensor: tensor.to(precision))
+        outputs = _outputs(step, args)
+    pairs = [(y, r) for y, r in zip(outputs, given, strict=False) if r is not None and y.requires_grad]
+    shares: Sequence[Tensor | None] = [None] * len(leaves)
+    if pairs:
+        used, seeds = zip(*pairs, strict=True)
+        shares = torch.autograd.grad(used, leaves, [r.to(precision) for r in seeds], allow_unused=True)
+    absorbed = {"constant": _from_constants(step, given, precision)} if constants else {}
+    return Shares(_placed(step, shares), absorbed)
 
 
-def _holds_tensor(share: Any) -> bool:
-    return any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(share))
+def _from_constants(step: Step, given: list[Tensor | None], precision: torch.dtype) -> Tensor:
+    """Σ relevance of the outputs that copy no data, (B,)."""
+    args, _ = _lifted(
+        step, lambda t: torch.ones_like(t, dtype=precision), lambda t: torch.zeros_like(t, dtype=precision)
+    )
+    parts = [
+        step.account(torch.where(copies == 0, r, 0.0), index if isinstance(step.node.meta, tuple) else None)
+        for index, (copies, r) in enumerate(zip(_outputs(step, args), given, strict=False))
+        if r is not None
+    ]
+    return torch.stack(parts).sum(0)
 
 
-def _from_constants(step: Step, given: list[Any], args: Any) -> dict[str, Tensor]:
-    """The relevance of outputs that copy no data: of fills, paddings and constant operands."""
-    if not step.node.operation.startswith(_FILLING):
-        return {}
+def overwriting(step: Step, relevance: Tensor) -> Shares:
+    """scatter, index_put, index_copy: of several values written to one place, the one that stayed gets its
+    relevance.
 
-    def ones(leaf: Any) -> Any:
-        return torch.ones_like(leaf) if isinstance(leaf, Tensor) and leaf.requires_grad else _blank(leaf)
+    Every value is given a number and the operation run on the numbers: its result says where each output
+    came from.
+    """
+    if _accumulates(step):
+        return summation(step, relevance)
+    numbered: list[Tensor] = []
 
-    copies = step.function(*pytree.tree_map(ones, args), **step.kwargs)
-    if step.node.operation.startswith(("aten.pad.", "aten.constant_pad_nd.")):
-        mode = next((a for a in (*step.args[2:], *step.kwargs.values()) if isinstance(a, str)), "constant")
-        if mode != "constant":
-            return {}
-        copies = torch.nn.functional.pad(torch.ones_like(args[0]), step.args[1])
-    copies = copies if isinstance(copies, (list, tuple)) else [copies]
-    total = None
-    for index, (copy, r) in enumerate(zip(copies, given, strict=True)):
-        if r is not None:
-            part = step.account(torch.where(copy == 0, r, torch.zeros_like(r)), index if len(given) > 1 else None)
-            total = part if total is None else total + part
-    return {} if total is None else {"constant": total}
+    def numbers(tensor: Tensor) -> Tensor:
+        start = 1 + sum(t.numel() for t in numbered)
+        numbered.append(tensor)
+        ids = torch.arange(start, start + tensor.numel(), dtype=torch.float64, device=tensor.device)
+        return ids.reshape(tensor.shape)
+
+    args, constants = _lifted(step, numbers, lambda t: torch.zeros_like(t, dtype=torch.float64))
+    origin = _outputs(step, args)[0].long()
+    sizes = [t.numel() for t in numbered]
+    sums = relevance.new_zeros(1 + sum(sizes)).index_add_(0, origin.reshape(-1), relevance.reshape(-1))
+    shares = [part.reshape(t.shape) for part, t in zip(torch.split(sums[1:], sizes), numbered, strict=True)]
+    absorbed = {"constant": step.account(torch.where(origin == 0, relevance, 0.0))} if constants else {}
+    return Shares(_placed(step, shares), absorbed)
 
 
-def _blank(leaf: Any) -> Any:
-    return torch.zeros_like(leaf) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+def _accumulates(step: Step) -> bool:
+    """Whether index_put adds to what is there."""
+    return "index_put" in step.node.operation and bool(step.arg(3, "accumulate", False))
 
 
-_FILLING = (
-    "aten.pad.", "aten.constant_pad_nd.", "aten.cat.", "aten.concat", "aten.stack.", "aten.slice_scatter.",
-    "aten.select_scatter.", "aten.index_put.", "aten.scatter.", "aten.copy.", "aten.masked_scatter.",
-    "aten.im2col.", "aten.triu.", "aten.tril.",
-)  # fmt: skip
+def replaced(step: Step, relevance: Tensor) -> Shares:
+    """copy, fill: nothing of the first argument is left in the output, all comes from the second."""
+    if len(step.args) > 1 and step.data(1):
+        return Shares({1: sum_to(relevance, step.args[1])})
+    return Shares({}, {"constant": step.account(relevance)})
+
+
+# ---------------------------------------------------------------- sums over places
+
+
+def summation(step: Step, relevance: Tensor) -> Shares:
+    """index_add, scatter_add, fold: each output is a sum of values from several places, shared as an
+    addition.
+
+    z = L(x) of all operands x; R_x = t(x) Lᵀ(R / L(t(x))), where t is the identity, |x|, x⁺ or 1 by the rule.
+    """
+    rule = addition_rule(step)
+    if rule.how == "first" and step.data(0) and len(step.args) > 3:
+        return Shares({0: relevance})
+    transform = _TRANSFORMS[rule.how]
+    leaves: list[Tensor] = []
+
+    def leaf(tensor: Tensor) -> Tensor:
+        leaves.append(transform(tensor.detach().to(relevance.dtype)).requires_grad_())
+        return leaves[-1]
+
+    with torch.enable_grad():
+        args, constants = _lifted(step, leaf, lambda t: transform(t.to(relevance.dtype)))
+        z = _outputs(step, args)[0]
+    s, absorbed = stabilised(step, z.detach(), rule.epsilon if rule.how == "proportional" else 0.0, relevance)
+    grads = torch.autograd.grad(z, leaves, s)
+    shares = [x.detach() * grad for x, grad in zip(leaves, grads, strict=True)]
+    if constants:
+        args, _ = _lifted(
+            step, lambda t: torch.zeros_like(t, dtype=s.dtype), lambda t: transform(t.to(s.dtype))
+        )
+        others = [
+            i for i, argument in enumerate(step.node.args) if isinstance(argument, Ref) and not step.data(i)
+        ]
+        reason = "bias" if all(step.is_parameter(i) for i in others) else "constant"
+        absorbed[reason] = step.account(s * _outputs(step, args)[0])
+    return Shares(_placed(step, shares), absorbed)
+
+
+_TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "proportional": lambda x: x,
+    "first": lambda x: x,
+    "abs": torch.abs,
+    "positive": lambda x: x.clamp(min=0),
+    "equal": torch.ones_like,
+}
+
+
+def _no_sum(node: Node) -> str | None:
+    reduce = node.args[4] if len(node.args) > 4 else node.kwargs.get("reduce")
+    return None if reduce == "sum" else f"scatter_reduce by {reduce!r}, which is no sum"
+
+
+# ---------------------------------------------------------------- their common parts
+
+
+def _parts(relevance: Any) -> tuple[list[Tensor | None], torch.dtype]:
+    """The relevance of each part of the output, and its type."""
+    given = list(relevance) if isinstance(relevance, (list, tuple)) else [relevance]
+    return given, next(r.dtype for r in given if r is not None)
+
+
+def _outputs(step: Step, args: Any) -> list[Tensor]:
+    """What the operation makes of other arguments, as a list of its parts; a fill value counts as 0."""
+    kwargs = step.kwargs
+    if step.node.operation in _FILL_PLACES and kwargs.get("value") is not None:
+        kwargs = kwargs | {"value": 0}
+    result = step.function(*args, **kwargs)
+    return list(result) if isinstance(result, (list, tuple)) else [result]
+
+
+def _lifted(
+    step: Step, data: Callable[[Tensor], Tensor], constant: Callable[[Tensor], Tensor]
+) -> tuple[list[Any], bool]:
+    """The arguments with each data tensor and each constant tensor of real numbers replaced, and a fill
+    value by 0.
+
+    Also whether values can come from elsewhere than the data: from such constants or from a fill.
+    """
+    found = step.node.operation in _FILL_PLACES or step.node.operation in _FILLING
+
+    def new(structure: Any, value: Any) -> Any:
+        nonlocal found
+        if isinstance(structure, (list, tuple)) and not isinstance(structure, Ref):
+            return [new(s, v) for s, v in zip(structure, value, strict=True)]
+        if not isinstance(structure, Ref) or not isinstance(value, Tensor):
+            return value
+        if step.is_data(structure):
+            return data(value)
+        if not value.is_floating_point():
+            return value
+        found = True
+        return constant(value)
+
+    args = [new(s, v) for s, v in zip(step.node.args, step.args, strict=True)]
+    place = _FILL_PLACES.get(step.node.operation)
+    if place is not None and place < len(args) and args[place] is not None:
+        args[place] = 0
+    return args, found
+
+
+def _placed(step: Step, shares: Iterable[Tensor | None]) -> dict[int | str, Any]:
+    """The shares of the data tensors, in order of appearance, at the places of their arguments."""
+    found = iter(shares)
+    placed = replace_refs(step.node.args, lambda ref: next(found) if step.is_data(ref) else None)
+    holds = [any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(share)) for share in placed]
+    return {i: share for i, share in enumerate(placed) if holds[i]}
+
+
+_FILL_PLACES = {
+    "aten.pad.default": 3,
+    "aten.constant_pad_nd.default": 2,
+    "aten.scatter.value": 3,
+    "aten.index_fill.int_Scalar": 3,
+}
+"""Where a number that fills places stands among an operation's arguments."""
+
+_FILLING = ("aten.im2col.default", "aten.triu.default", "aten.tril.default", "aten.diag_embed.default")
+"""Operations that fill places with zeros."""
+
+
+# ---------------------------------------------------------------- the embedding
 
 
 def embedding(step: Step, relevance: Tensor) -> Shares:
@@ -102,27 +234,108 @@ def embedding(step: Step, relevance: Tensor) -> Shares:
     return Shares({1: relevance.sum(-1)})
 
 
+def embedding_bag(step: Step, relevance: Any) -> Shares:
+    """Bags of embeddings, summed or averaged: each token's summand has its share of the sum, with ε."""
+    weight, tokens, offsets = step.args[:3]
+    r = relevance[0]
+    places = torch.arange(tokens.numel(), device=tokens.device)
+    bag = torch.searchsorted(offsets[: r.shape[0]].contiguous(), places, right=True) - 1
+    padding = step.arg(8, "padding_idx")
+    counted = tokens.ne(-1 if padding is None else padding).to(r.dtype)
+    factor = (
+        counted if step.arg(6, "per_sample_weights") is None else counted * step.arg(6, "per_sample_weights")
+    )
+    if step.arg(4, "mode", 0) == 1:
+        sizes = counted.new_zeros(r.shape[0]).index_add_(0, bag, counted)
+        factor = factor / sizes.clamp(min=1)[bag]
+    epsilon = step.rule.epsilon if isinstance(step.rule, Epsilon) else 0.0
+    s, absorbed = stabilised(step, step.output[0], epsilon, r, 0)
+    return Shares({1: (weight[tokens] * s[bag]).sum(-1) * factor}, absorbed)
+
+
+def _largest(node: Node) -> str | None:
+    mode = node.args[4] if len(node.args) > 4 else node.kwargs.get("mode", 0)
+    return "a bag of embeddings by their maximum" if mode == 2 else None
+
+
+# ---------------------------------------------------------------- the rows
+
+
+def _all_known(node: Node, values: Set[Ref]) -> bool:
+    """Never negative where none of the tensors in it is."""
+    found = [ref for i in _SOURCES[node.operation] for ref in refs(node.args[i])]
+    return bool(found) and all(ref in values for ref in found)
+
+
+_SOURCES: dict[str, tuple[int, ...]] = {
+    "aten.select_scatter.default": (0, 1),
+    "aten.slice_scatter.default": (0, 1),
+    "aten.diagonal_scatter.default": (0, 1),
+    "aten.copy.default": (1,),
+    "aten.index_put.default": (0, 2),
+    "aten.index_copy.default": (0, 3),
+    "aten.scatter.src": (0, 3),
+    "aten.scatter_add.default": (0, 3),
+    "aten.scatter_reduce.two": (0, 3),
+    "aten.fill.Tensor": (1,),
+}
+"""Where the values of an operation with several sources come from."""
+
+
 def _fill_known(node: Node, values: Set[Ref]) -> bool:
-    """A padded tensor is ≥ 0 where the tensor and what it is filled with are."""
-    fill = [v for v in (*node.args[2:], *node.kwargs.values()) if isinstance(v, (int, float))]
-    return node.args[0] in values and all(v >= 0 for v in fill)
+    """A filled tensor is ≥ 0 where the tensor and what it is filled with are."""
+    place = _FILL_PLACES[node.operation]
+    fill = node.args[place] if place < len(node.args) else node.kwargs.get("value")
+    return node.args[0] in values and (fill is None or (isinstance(fill, (int, float)) and fill >= 0))
 
 
-_SELECTION = Operation("selection", selection, "inputs", Pass(), (Pass,), "if inputs")
-rows(
-    "view reshape _unsafe_view flatten.using_ints unflatten.int view_as permute transpose.int t movedim.int movedim.intlist"
-    " swapaxes expand expand_as broadcast_to repeat tile repeat_interleave.self_int repeat_interleave.self_Tensor"
-    " squeeze squeeze.dim squeeze.dims unsqueeze flip roll rot90 unfold"
-    " slice.Tensor narrow select.int index.Tensor index_select gather take take_along_dim diagonal"
-    " split.Tensor split_with_sizes chunk unbind.int tensor_split.sections unsafe_split.Tensor unsafe_chunk"
-    " clone contiguous detach alias lift_fresh_copy _to_copy to.dtype to.device to.dtype_layout to.other type_as float"
-    " pixel_shuffle pixel_unshuffle channel_shuffle"
-    " upsample_nearest1d.vec upsample_nearest2d.vec upsample_nearest3d.vec upsample_nearest1d upsample_nearest2d"
-    " upsample_nearest3d _upsample_nearest_exact1d.vec _upsample_nearest_exact2d.vec _upsample_nearest_exact3d.vec"
-    " reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d"
-    " cat concat concatenate stack select_scatter slice_scatter scatter.src copy index_put im2col",
-    _SELECTION,
+def _sum_known(node: Node, values: Set[Ref]) -> bool:
+    """index_add is ≥ 0 where both its summands and its factor are."""
+    alpha = node.kwargs.get("alpha", 1)
+    return (
+        node.args[0] in values and node.args[3] in values and isinstance(alpha, (int, float)) and alpha >= 0
+    )
+
+
+def _selections(names: str, nonnegative: Nonnegative, propagate: Propagate = selection) -> None:
+    rows(names, Operation("selection", propagate, "inputs", Pass(), (Pass,), nonnegative))
+
+
+_selections(
+    "view reshape _unsafe_view flatten.using_ints unflatten.int view_as reshape_as permute transpose.int t"
+    " movedim.int movedim.intlist swapaxes expand expand_as broadcast_to repeat tile"
+    " repeat_interleave.self_int repeat_interleave.self_Tensor squeeze squeeze.dim squeeze.dims unsqueeze"
+    " flip roll rot90 unfold as_strided slice.Tensor narrow select.int index.Tensor index_select gather take"
+    " take_along_dim diagonal diag_embed triu tril im2col pixel_shuffle pixel_unshuffle channel_shuffle"
+    " split.Tensor split_with_sizes chunk unbind.int tensor_split.sections unsafe_split.Tensor"
+    " unsafe_split_with_sizes unsafe_chunk"
+    " upsample_nearest1d.vec upsample_nearest2d.vec upsample_nearest3d.vec"
+    " upsample_nearest1d upsample_nearest2d upsample_nearest3d"
+    " _upsample_nearest_exact1d.vec _upsample_nearest_exact2d.vec _upsample_nearest_exact3d.vec"
+    " _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d"
+    " reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d"
+    " replication_pad3d"
+    " cat concat concatenate stack",
+    first_known(0),
 )
-rows("pad constant_pad_nd", Operation("selection", selection, "inputs", Pass(), (Pass,), _fill_known))
-rows("scatter.value triu tril", Operation("selection", selection, "inputs", Pass(), (Pass,)))
+_selections("select_scatter slice_scatter diagonal_scatter", _all_known)
+_selections("pad constant_pad_nd", _fill_known)
+_selections("scatter.src index_put index_copy", _all_known, overwriting)
+_selections("scatter.value index_fill.int_Scalar", _fill_known, overwriting)
+_selections("_to_copy to.dtype to.device to.dtype_layout to.other type_as", first_known(0), cast)
+rows(
+    "clone contiguous detach alias lift_fresh_copy",
+    Operation("selection", identity, "nothing", Pass(), (Pass,), first_known(0)),
+)
+_selections("copy fill.Tensor", _all_known, replaced)
+_selections("fill.Scalar zero", "never", replaced)
+
+_SUMS = (Addition, Epsilon)
+rows("index_add", Operation("addition", summation, "inputs", Addition(), _SUMS, _sum_known))
+rows("scatter_add", Operation("addition", summation, "inputs", Addition(), _SUMS, _all_known))
+rows("scatter_reduce.two", Operation("addition", summation, "inputs", Addition(), _SUMS, _all_known, _no_sum))
+rows("col2im", Operation("addition", summation, "inputs", Addition(), _SUMS, first_known(0)))
+
 rows("embedding", Operation("embedding", embedding, "inputs", Pass(), (Pass,)))
+for _bag in ("embedding_bag", "embedding_bag.padding_idx", "_embedding_bag"):
+    rows(_bag, Operation("embedding", embedding_bag, "both", Epsilon(), (Epsilon,), refuses=_largest))

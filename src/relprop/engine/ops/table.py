@@ -1,13 +1,15 @@
-"""The table of operations: what relprop can walk through, and how. The table is the list of what is supported.
+"""The table of operations: what relprop can walk through, and how. The table is the list of what is
+supported.
 
-An operation is one row: its kind (which composites select by), one pure function from output relevance to input
-relevances, what that function reads, and a default rule. `register` adds a row from outside the package.
+An operation is one row: its kind (which composites select by), one pure function from output relevance to
+input relevances, what that function reads, and a default rule. `register` adds a row from outside the
+package.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from relprop.engine.graph import Node, Ref, name_of, parents, refs
@@ -21,7 +23,7 @@ KINDS: dict[str, str] = {
     "linear": "products with a constant matrix: linear, matmul, einsum",
     "convolution": "convolutions and transposed convolutions",
     "batch_norm": "normalisation by running statistics: a linear operation of its own where it is not folded",
-    "norm": "normalisation by the sample's own statistics: layer, group, instance, RMS norm, local response norm",
+    "norm": "normalisation by the sample's own statistics: layer, group, instance, RMS, local response norm",
     "pool": "averages and sums: average pooling, mean, sum, up-sampling",
     "max": "selections by size: max pooling, maximum, sort",
     "addition": "sums of two or more data tensors",
@@ -37,27 +39,32 @@ KINDS: dict[str, str] = {
 class Operation:
     """One row of the table.
 
-    `propagate(step, relevance)` returns the `Shares` of the arguments; `relevance` is a tensor of the output's shape, or
-    a list with one (or None) per part where the operation has several outputs. `reads`: which values it needs at the
-    time of the walk ("inputs", "output", "both" or "nothing"); a value that nothing reads is freed. `rules`: the types
-    of rule it obeys; a composite that assigns another is an error. `nonnegative`: when its output is never below zero.
-    `refuses(node)`: why a spelling of the operation cannot be explained ("dropout in training mode"), or None.
+    `propagate(step, relevance)` returns the `Shares` of the arguments; `relevance` is a tensor of the
+    output's shape, or a list with one (or None) per part where the operation has several outputs. `reads`:
+    which values it needs at the time of the walk ("inputs", "output", "both" or "nothing"); a value that
+    nothing reads is freed. `rules`: the types of rule it obeys; a composite that assigns another is an
+    error. `nonnegative`: when its output is never below zero.
+    `refuses(node)`: why a spelling of the operation cannot be explained ("dropout in training mode"), or
+    None.
+    `fixed`: arguments that must not depend on the explained input, by position, with the reason that is
+    given if they do.
     """
 
     kind: str
     propagate: Propagate
     reads: Literal["inputs", "output", "both", "nothing"] = "both"
-    default: Rule = Pass()
+    default: Rule = field(default_factory=Pass)
     rules: tuple[type[Rule], ...] = (Pass,)
     nonnegative: Nonnegative = "never"
     refuses: Callable[[Node], str | None] = lambda node: None
+    fixed: Mapping[int, str] = field(default_factory=dict)
 
     def is_nonnegative(self, node: Node, known: Set[Ref]) -> bool:
         """Whether the node's output is never negative, given the values known not to be."""
         if callable(self.nonnegative):
             return self.nonnegative(node, known)
         if self.nonnegative == "if inputs":
-            found = [ref for ref in parents(node)]
+            found = list(parents(node))
             return bool(found) and all(ref in known for ref in found)
         return self.nonnegative == "always"
 
@@ -70,7 +77,8 @@ def register(operation: str | Callable[..., Any], row: Operation, *, replace: bo
     """Add an operation to the table: everything that is captured from now on can contain it.
 
     Args:
-        operation: its name ("mylib::op" and "aten.op.overload" as captured graphs print it, "mylib.op.default"), or
+        operation: its name ("mylib::op" and "aten.op.overload" as captured graphs print it,
+        "mylib.op.default"), or
             the operator itself (`torch.ops.mylib.op.default`).
         row: kind, relevance function, default rule.
         replace: needed to replace an existing row, so that it cannot happen by accident.
