@@ -51,7 +51,9 @@ def test_commands_run(page: Path, line: str, tmp_path: Path, monkeypatch: pytest
     from relprop.cli import main
 
     program, *arguments = shlex.split(line.split("  #")[0])
-    assert program == "relprop", f"{page.name}: {line!r} is neither a relprop command nor listed as run elsewhere"
+    assert program == "relprop", (
+        f"{page.name}: {line!r} is neither a relprop command nor listed as run elsewhere"
+    )
     monkeypatch.chdir(tmp_path)
     photographs = tmp_path / "photos"
     photographs.mkdir()

@@ -19,7 +19,7 @@ from relprop.engine import capture as capturing
 from relprop.engine.analyse import Facts, analyse, values_of
 from relprop.engine.canonise import canonise
 from relprop.engine.exported import path_of
-from relprop.engine.graph import Graph, Meta, Node, Ref, consumers, meta_of
+from relprop.engine.graph import Graph, Meta, Ref, consumers, meta_of
 from relprop.engine.isolate import LOCK, quietly, run_isolated
 from relprop.engine.ops import KINDS, OPS
 from relprop.engine.plan import Composite, Plan, assign, refuse
@@ -376,7 +376,7 @@ def weight_of(model: Any, path: str) -> Tensor:
     """The parameter or buffer at a path of the model, as it is now."""
     if isinstance(model, ExportedProgram):
         found = model.state_dict.get(path)
-        return model.constants[path] if found is None else found
+        return model.constants[path] if found is None else found  # type: ignore[no-any-return]
     owner, _, name = path.rpartition(".")
     return getattr(model.get_submodule(owner), name)  # type: ignore[no-any-return]
 

@@ -103,7 +103,7 @@ class Explanation:
 
 def _short(value: Any) -> str:
     if isinstance(value, Tensor) and value.numel() <= 8:
-        values = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in torch.atleast_1d(value).tolist()]
+        values = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in value.reshape(-1).tolist()]
         return ", ".join(values)
     if isinstance(value, Tensor):
         return f"tensor of shape {tuple(value.shape)}"

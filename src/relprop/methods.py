@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +24,9 @@ class Method:
     """One row: what the method is, and its function of an explainer, the captured graph and one batch."""
 
     about: str
-    run: Callable[[Explainer, Captured, Program, tuple[Any, ...], dict[str, Any], list[Target]], list[Explanation]]
+    run: Callable[
+        [Explainer, Captured, Program, tuple[Any, ...], dict[str, Any], list[Target]], list[Explanation]
+    ]
 
 
 def lrp(
@@ -44,7 +46,11 @@ def lrp(
         way = walk(program, passed.values, seeds, captured.store, passed.batch, explainer.audit, release=last)
         audit = None
         if explainer.audit:
-            reached = torch.zeros(passed.batch, dtype=torch.float64, device=score.device) if way.passed is None else way.passed
+            reached = (
+                torch.zeros(passed.batch, dtype=torch.float64, device=score.device)
+                if way.passed is None
+                else way.passed
+            )
             audit = accounts.total([*entries, *way.entries], score.double(), reached, precision_of(captured))
             audit.check()
         results.append(
@@ -75,7 +81,9 @@ def precision_of(captured: Captured) -> torch.dtype:
     return min(found, key=order.index, default=torch.float32)
 
 
-def relevance_of(captured: Captured, found: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def relevance_of(
+    captured: Captured, found: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
     """The relevance of each input tensor in the form the inputs were given: a tensor, a tuple or a dict."""
     by_origin = {int(node.origin): node.name for node in captured.graph.nodes if node.kind == "input"}
     flat, spec = pytree.tree_flatten((args, kwargs))
@@ -85,7 +93,11 @@ def relevance_of(captured: Captured, found: dict[str, Tensor], args: tuple[Any, 
             result.append(None)
             continue
         name = by_origin.get(index)
-        missing = torch.zeros(leaf.shape, dtype=leaf.dtype if leaf.is_floating_point() and leaf.dtype not in HALF else torch.float32, device=leaf.device)
+        missing = torch.zeros(
+            leaf.shape,
+            dtype=leaf.dtype if leaf.is_floating_point() and leaf.dtype not in HALF else torch.float32,
+            device=leaf.device,
+        )
         result.append(found.get(name, missing) if name is not None else missing)
     positional, named = pytree.tree_unflatten(result, spec)
     if named and not positional:
@@ -138,4 +150,3 @@ METHODS: dict[str, Method] = {
 def methods() -> dict[str, str]:
     """The names of all methods, with one line on each."""
     return {name: method.about for name, method in METHODS.items()}
-

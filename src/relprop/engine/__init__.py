@@ -1,0 +1,1 @@
+"""The engine: a compiler for relevance. It needs torch alone."""

@@ -80,7 +80,9 @@ class Audit:
         if not self.closes:
             excess = torch.nan_to_num(self.gap.abs() / self.tolerance, nan=float("inf"))
             sample = int(excess.argmax())
-            worst = max(self.entries, key=lambda e: float(torch.nan_to_num(e.gap[sample].abs(), nan=float("inf"))))
+            worst = max(
+                self.entries, key=lambda e: float(torch.nan_to_num(e.gap[sample].abs(), nan=float("inf")))
+            )
             raise ConservationError(
                 f"the account of sample {sample} lacks {float(self.gap[sample]):.3g} of a score of {float(self.score[sample]):.4g}"
                 f" (rounding explains {float(self.tolerance[sample]):.1g})\n"
@@ -104,20 +106,30 @@ class Audit:
 
     def table(self, sample: int = 0) -> str:
         """The account of one sample per operation, in the order of the walk (from the output to the input)."""
-        rows = []
+        rows: list[tuple[str, ...]] = []
         for e in self.entries:
-            kept = ", ".join(f"{reason} {float(a[sample]):+.4g}" for reason, a in e.absorbed.items() if float(a[sample]))
+            kept = ", ".join(
+                f"{reason} {float(a[sample]):+.4g}" for reason, a in e.absorbed.items() if float(a[sample])
+            )
             size = "" if e.magnitude is None else f"{float(e.magnitude[sample]):.4g}"
             rows.append(
                 (e.operation, e.module or "·", e.rule, f"{float(e.received[sample]):+.6g}", f"{float(e.passed[sample]):+.6g}", kept, f"{float(e.gap[sample]):+.1e}", size)
             )  # fmt: skip
-        return table(("operation", "module", "rule", "received", "passed on", "absorbed", "gap", "Σ|R|"), rows)
+        return table(
+            ("operation", "module", "rule", "received", "passed on", "absorbed", "gap", "Σ|R|"), rows
+        )
 
     def summary(self, sample: int = 0) -> str:
         """The total account of one sample, in lines."""
-        lines = [("score", f"{float(self.score[sample]):+.6g}"), ("relevance", f"{float(self.relevance[sample]):+.6g}")]
+        lines = [
+            ("score", f"{float(self.score[sample]):+.6g}"),
+            ("relevance", f"{float(self.relevance[sample]):+.6g}"),
+        ]
         lines += [(f"absorbed: {reason}", f"{float(a[sample]):+.6g}") for reason, a in self.absorbed.items()]
-        lines += [("gap", f"{float(self.gap[sample]):+.1e}"), ("magnitude", f"{float(self.magnitude[sample]):.4g}")]
+        lines += [
+            ("gap", f"{float(self.gap[sample]):+.1e}"),
+            ("magnitude", f"{float(self.magnitude[sample]):.4g}"),
+        ]
         width = max(len(name) for name, _ in lines)
         return "\n".join(f"{name.ljust(width)}  {value}" for name, value in lines)
 
@@ -146,9 +158,12 @@ def join(audits: list[Audit]) -> Audit:
         return torch.cat(parts)
 
     absorbed = {
-        reason: cat([audit.absorbed.get(reason, torch.zeros_like(audit.score)) for audit in audits]) for reason in reasons
+        reason: cat([audit.absorbed.get(reason, torch.zeros_like(audit.score)) for audit in audits])
+        for reason in reasons
     }
-    entries = tuple(_join_entries(list(column)) for column in zip(*(audit.entries for audit in audits), strict=False))
+    entries = tuple(
+        _join_entries(list(column)) for column in zip(*(audit.entries for audit in audits), strict=False)
+    )
     return Audit(
         cat([a.score for a in audits]),
         cat([a.relevance for a in audits]),
@@ -173,5 +188,7 @@ def _join_entries(column: list[Entry]) -> Entry:
         torch.cat([entry.received for entry in column]),
         torch.cat([entry.passed for entry in column]),
         {r: torch.cat([e.absorbed.get(r, z) for e, z in zip(column, zeros, strict=True)]) for r in reasons},
-        None if any(size is None for size in sizes) else torch.cat([size for size in sizes if size is not None]),
+        None
+        if any(size is None for size in sizes)
+        else torch.cat([size for size in sizes if size is not None]),
     )

@@ -15,6 +15,7 @@ from relprop.engine.graph import Graph, Meta, Node, Ref, consumers, map_output, 
 
 aten = torch.ops.aten
 
+
 def drop_dead(graph: Graph) -> Graph:
     """Without the nodes that nothing reads (inputs stay)."""
     needed = {ref.name for ref in graph.outputs()}
@@ -36,9 +37,17 @@ def padded_convolution(
     groups: int,
 ) -> torch.Tensor:
     """Convolution of the zero-padded input; `pad` as in `torch.nn.functional.pad`, each side on its own."""
-    return aten.convolution(
-        aten.constant_pad_nd(x, pad, 0), weight, bias, stride, [0] * len(stride), dilation, False, [0] * len(stride), groups
-    )  # type: ignore[no-any-return]
+    return aten.convolution(  # type: ignore[no-any-return]
+        aten.constant_pad_nd(x, pad, 0),
+        weight,
+        bias,
+        stride,
+        [0] * len(stride),
+        dilation,
+        False,
+        [0] * len(stride),
+        groups,
+    )
 
 
 def fuse_padding(graph: Graph) -> Graph:
@@ -53,12 +62,23 @@ def fuse_padding(graph: Graph) -> Graph:
         if conv is None or conv["transposed"] or source is None or pad is None:
             result.append(node)
             continue
-        if not all(convolution_arguments(nodes[name]) if name in nodes else False for name in readers[Ref(source.name)]):
+        if not all(
+            convolution_arguments(nodes[name]) if name in nodes else False
+            for name in readers[Ref(source.name)]
+        ):
             result.append(node)
             continue
         own = [p for size in reversed(conv["padding"]) for p in (size, size)]
         sides = [a + b for a, b in zip(own, pad + [0] * (len(own) - len(pad)), strict=True)]
-        args = (source.args[0], node.args[1], conv["bias"], sides, conv["stride"], conv["dilation"], conv["groups"])
+        args = (
+            source.args[0],
+            node.args[1],
+            conv["bias"],
+            sides,
+            conv["stride"],
+            conv["dilation"],
+            conv["groups"],
+        )
         result.append(dataclasses.replace(node, function=padded_convolution, args=args, kwargs={}))
     return drop_dead(dataclasses.replace(graph, nodes=tuple(result)))
 
@@ -79,10 +99,22 @@ def convolution_arguments(node: Node) -> dict[str, Any] | None:
     """The arguments of a convolution under one set of names, whatever its spelling; None for other operations."""
     name = str(node.function)
     if name == "aten.convolution.default":
-        names = ("input", "weight", "bias", "stride", "padding", "dilation", "transposed", "output_padding", "groups")
+        names = (
+            "input",
+            "weight",
+            "bias",
+            "stride",
+            "padding",
+            "dilation",
+            "transposed",
+            "output_padding",
+            "groups",
+        )
         return dict(zip(names, node.args, strict=True))
     schema = getattr(node.function, "_schema", None)
-    if schema is None or not name.startswith(("aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.conv_transpose")):
+    if schema is None or not name.startswith(
+        ("aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.conv_transpose")
+    ):
         return None
     found = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
     found |= dict(zip((a.name for a in schema.arguments), node.args, strict=False)) | node.kwargs
@@ -100,13 +132,22 @@ def convolution_arguments(node: Node) -> dict[str, Any] | None:
 
 
 def folded_weight(
-    weight: torch.Tensor, scale: torch.Tensor | None, variance: torch.Tensor, eps: float, dim: int, groups: int
+    weight: torch.Tensor,
+    scale: torch.Tensor | None,
+    variance: torch.Tensor,
+    eps: float,
+    dim: int,
+    groups: int,
 ) -> torch.Tensor:
     """The weight of a linear operation with the batch normalisation behind it: W' = s·W, s = γ/√(σ²+eps)."""
     factor = torch.rsqrt(variance + eps) if scale is None else scale * torch.rsqrt(variance + eps)
     if dim == 0:
         return weight * factor.reshape(-1, *[1] * (weight.dim() - 1)).to(weight.dtype)
-    blocks = factor.reshape(groups, 1, -1).expand(groups, weight.shape[0] // groups, -1).reshape(weight.shape[0], -1)
+    blocks = (
+        factor.reshape(groups, 1, -1)
+        .expand(groups, weight.shape[0] // groups, -1)
+        .reshape(weight.shape[0], -1)
+    )
     return weight * blocks.reshape(*blocks.shape, *[1] * (weight.dim() - 2)).to(weight.dtype)
 
 
@@ -149,7 +190,12 @@ def fold_batch_norm(graph: Graph) -> Graph:
             continue
         weight, bias, dim, groups = place
         scale, shift, mean, variance, eps = norm
-        context = {"module": before.module, "module_class": before.module_class, "calls": before.calls, "source": before.source}
+        context: dict[str, Any] = {
+            "module": before.module,
+            "module_class": before.module_class,
+            "calls": before.calls,
+            "source": before.source,
+        }
         new_weight = Node(
             f"{before.name}_folded_weight", "call", folded_weight, (weight, scale, variance, eps, dim, groups),
             meta=meta_of(nodes, weight), **context,
@@ -176,7 +222,11 @@ def batch_norm_arguments(node: Node) -> tuple[Any, Any, Any, Any, float] | None:
         return args[1], args[2], args[3], args[4], args[7]
     if name == "aten._native_batch_norm_legit_no_training.default":
         return args[1], args[2], args[3], args[4], args[6]
-    if name in ("aten.native_batch_norm.default", "aten.cudnn_batch_norm.default") and not args[5] and args[3] is not None:
+    if (
+        name in ("aten.native_batch_norm.default", "aten.cudnn_batch_norm.default")
+        and not args[5]
+        and args[3] is not None
+    ):
         return args[1], args[2], args[3], args[4], args[7]
     return None
 
@@ -187,7 +237,9 @@ def _weight_place(node: Node) -> tuple[Any, Any, int, int] | None:
         return (node.args[1], node.args[2], 0, node.args[6]) if isinstance(node.args[1], Ref) else None
     if str(node.function) == "aten.linear.default":
         bias = node.args[2] if len(node.args) > 2 else None
-        meta = node.meta  # a linear's normalised channels are its last dimension only where the output is (B, C)
+        meta = (
+            node.meta
+        )  # a linear's normalised channels are its last dimension only where the output is (B, C)
         return (node.args[1], bias, 0, 1) if isinstance(meta, Meta) and len(meta.shape) == 2 else None
     conv = convolution_arguments(node)
     if conv is None or not isinstance(conv["weight"], Ref):

@@ -19,7 +19,7 @@ class Ref(NamedTuple):
     """One value of the graph: the output of the node `name`, or its part `index` where a node has several outputs."""
 
     name: str
-    index: int | None = None
+    index: int | None = None  # type: ignore[assignment]  # a tuple's method of that name is not needed
 
 
 @dataclass(frozen=True, slots=True)

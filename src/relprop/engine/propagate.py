@@ -12,8 +12,8 @@ from torch import Tensor
 
 from relprop.engine.analyse import Facts
 from relprop.engine.audit import Entry
-from relprop.engine.graph import Graph, Node, Ref, parents, refs, replace_refs
-from relprop.engine.ops import OPS, Operation
+from relprop.engine.graph import Graph, Node, Ref, parents, replace_refs
+from relprop.engine.ops import OPS
 from relprop.engine.ops.elementwise import gate_source
 from relprop.engine.plan import Plan
 from relprop.engine.rules import Rule
@@ -408,7 +408,7 @@ class _Book:
                 _total([p for p in passed if p is not None]) if passed else zero,
                 shares.absorbed,
                 size,
-            )  # fmt: skip
+            )
         )
 
 

@@ -80,7 +80,9 @@ class Step:
     gates: Callable[[Ref], bool]  # the output of a sigmoid or softmax, rearranged at most
     statistics: Callable[[Ref, Ref], bool]  # the first is a statistic (norm, deviation, mean) of the second
     parameters: Callable[[Ref], bool]  # computed from weights alone
-    cached: Callable[[Ref, str, Callable[[], Any]], Any]  # something derived from a value, kept while weights stay
+    cached: Callable[
+        [Ref, str, Callable[[], Any]], Any
+    ]  # something derived from a value, kept while weights stay
 
     @property
     def function(self) -> Callable[..., Any]:

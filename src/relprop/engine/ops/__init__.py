@@ -3,4 +3,15 @@
 from relprop.engine.ops import attention, elementwise, linear, norm, pool, structure
 from relprop.engine.ops.table import KINDS, OPS, Operation, register
 
-__all__ = ["KINDS", "OPS", "Operation", "attention", "elementwise", "linear", "norm", "pool", "register", "structure"]
+__all__ = [
+    "KINDS",
+    "OPS",
+    "Operation",
+    "attention",
+    "elementwise",
+    "linear",
+    "norm",
+    "pool",
+    "register",
+    "structure",
+]
