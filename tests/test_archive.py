@@ -59,7 +59,9 @@ def test_weight_declared_as_pickled_is_checked(tmp_path: Path) -> None:
     with zipfile.ZipFile(file) as archive:
         name = next(n for n in archive.namelist() if n.endswith("model_weights_config.json"))
         config = archive.read(name).replace(b'"use_pickle": false', b'"use_pickle": true')
-    changed = with_entry(with_entry(file, "model_weights_config.json", config), "weight_0", pickle.dumps(Malicious(trace)))
+    changed = with_entry(
+        with_entry(file, "model_weights_config.json", config), "weight_0", pickle.dumps(Malicious(trace))
+    )
     with pytest.raises(relprop.InvalidInput, match="could run code"):
         relprop.explain(str(changed), torch.randn(3, 3))
     assert not trace.exists()

@@ -31,6 +31,7 @@ ORDER = [
     "engine.presets",
     "engine.audit",
     "engine.propagate",
+    "rules",
     "targets",
     "explanation",
     "explain",

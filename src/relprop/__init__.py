@@ -1,6 +1,6 @@
 """relprop: why a model predicted what it predicted, with an account that adds up."""
 
-from relprop.engine import rules
+from relprop import rules
 from relprop.engine.ops import OPS, Operation, register
 from relprop.engine.plan import Composite, Plan
 from relprop.engine.presets import presets

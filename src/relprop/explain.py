@@ -207,7 +207,7 @@ def composite_of(rules: Any) -> Composite:
         return rules
     raise InvalidInput(
         f"rules: {rules!r} is neither a preset's name, a rule nor a Composite\n"
-        '  do: give a name of relprop.presets(), a rule such as relprop.rules.Gamma(0.25), or a relprop.Composite'
+        "  do: give a name of relprop.presets(), a rule such as relprop.rules.Gamma(0.25), or a relprop.Composite"
     )
 
 
@@ -575,7 +575,9 @@ def _start_callable(
             _check_finite(explainer.model, leaf)
     module = Score(target, spec)
     expected = module.score_of(leaves, passed.batch)
-    kinds = [(where, rule) for where, rule in explainer.composite.rules if where == "weighted" or where in KINDS]
+    kinds = [
+        (where, rule) for where, rule in explainer.composite.rules if where == "weighted" or where in KINDS
+    ]
     scorer = Explainer(module, Composite(kinds, explainer.composite.fold))
     args = (torch.empty(passed.batch), *leaves)
     scored, program = scorer.program(args, {}) if captured.graph.batched else scorer.program_of_call(args)

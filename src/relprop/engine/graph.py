@@ -82,7 +82,9 @@ class Graph:
     constants: dict[str, torch.Tensor] = field(default_factory=dict)
     batched: bool = True  # False: captured for one sample; a batch is walked sample by sample
     concrete: bool = False  # True: recorded from one call; holds for that sample only
-    shared: frozenset[str] = frozenset()  # inputs without a batch, the same for all samples: they are not explained
+    shared: frozenset[str] = (
+        frozenset()
+    )  # inputs without a batch, the same for all samples: they are not explained
 
     def __post_init__(self) -> None:
         """Check that every name is defined once, before it is used."""

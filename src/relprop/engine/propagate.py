@@ -169,7 +169,9 @@ def fingerprint(weights: Mapping[str, Tensor]) -> tuple[Any, ...]:
     for w in weights.values():
         groups.setdefault((w.dtype, w.device), []).append(_checksum(w))
     sums = [value for group in groups.values() for value in torch.stack(group).tolist()]
-    marks = [(w.data_ptr(), None if w.is_inference() else w._version, w.shape, w.dtype) for w in weights.values()]
+    marks = [
+        (w.data_ptr(), None if w.is_inference() else w._version, w.shape, w.dtype) for w in weights.values()
+    ]
     return (*marks, *sums)
 
 
@@ -204,16 +206,25 @@ def record(
                 function = node.function
                 assert function is not None
 
-                def run(node: Node = node, function: Callable[..., Any] = function) -> Any:
+                remembers = OPS[node.operation].remembers if node.name in program.rules else None
+
+                def run(node: Node = node, function: Callable[..., Any] = remembers or function) -> Any:
                     return function(*replace_refs(node.args, value), **replace_refs(node.kwargs, value))
 
                 if node.name in static:
                     values[node.name] = store.get((Ref(node.name), "value"), run)
+                elif remembers is not None:
+                    values[node.name], values[_memory(node)] = run()
                 else:
                     values[node.name] = run()
             for name in program.dead.get(node.name, ()):
                 del values[name]
     return values
+
+
+def _memory(node: Node) -> str:
+    """Under which name the values hold what an operation remembers; no node is called so."""
+    return f"{node.name} memory"
 
 
 @dataclass(slots=True)
@@ -266,6 +277,7 @@ def walk(
             book.enter(node, arrived, shares, passed, sums)
         if release:
             held.pop(node.name, None)
+            held.pop(_memory(node), None)
     return result
 
 
@@ -349,6 +361,7 @@ def _step(program: Program, node: Node, values: Mapping[str, Any], store: Weight
         statistics=lambda statistic, of: (statistic, of) in program.statistics,
         parameters=lambda ref: ref.name in facts.static,
         cached=cached,
+        memory=values.get(_memory(node)),
     )
 
 

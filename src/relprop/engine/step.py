@@ -50,6 +50,17 @@ def _blocked_sum(rows: Tensor) -> Tensor:
     return total + rows[:, whole:].sum(1, dtype=torch.float64) if whole < rows.shape[1] else total
 
 
+def dot_rows(a: Tensor, b: Tensor) -> Tensor:
+    """Σ_j a_ij b_ij of each row i in float64, in blocks like `sum_per_sample`, without the products in memory."""
+    count, size = a.shape
+    if a.dtype == torch.float64 or size <= _BLOCK:
+        return torch.linalg.vecdot(a, b).double()  # type: ignore[no-any-return]
+    whole = size // _BLOCK * _BLOCK
+    blocks = [part[:, :whole].reshape(count, -1, _BLOCK) for part in (a, b)]
+    total: Tensor = torch.linalg.vecdot(*blocks).sum(-1, dtype=torch.float64)
+    return total + torch.linalg.vecdot(a[:, whole:], b[:, whole:]).double() if whole < size else total
+
+
 @dataclass(frozen=True, slots=True)
 class Shares:
     """The relevance that an operation hands to its arguments, and what it absorbed.
@@ -82,7 +93,8 @@ class Step:
     parameters: Callable[[Ref], bool]  # computed from weights alone
     cached: Callable[
         [Ref, str, Callable[[], Any]], Any
-    ]  # something derived from a value, kept while weights stay
+    ]  # something derived from a value, kept with the weights
+    memory: Any = None  # what `Operation.remembers` kept of the forward pass
 
     @property
     def function(self) -> Callable[..., Any]:

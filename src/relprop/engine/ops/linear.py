@@ -32,7 +32,17 @@ PARTS: dict[str, Callable[[Tensor], Tensor]] = {
     "negative": lambda w: w.clamp(max=0),
     "square": torch.square,
     "ones": torch.ones_like,
+    "both": lambda w: torch.cat([w.clamp(min=0), w.clamp(max=0)], 1),
 }
+
+
+def part_of(weight: Tensor, name: str) -> Tensor:
+    """A tensor derived from a weight: a row of `PARTS`, or "favour γ", w + γ w⁺."""
+    if name.startswith("favour "):
+        return weight + float(name.removeprefix("favour ")) * weight.clamp(min=0)
+    return PARTS[name](weight)
+
+
 """The tensors that rules derive from a weight."""
 
 
@@ -78,8 +88,8 @@ def _affine(
         if weight is None:
             return None
         if weight.ref is None:
-            return PARTS[name](weight.value)
-        return step.cached(weight.ref, name, lambda: PARTS[name](weight.value))  # type: ignore[no-any-return]
+            return part_of(weight.value, name)
+        return step.cached(weight.ref, name, lambda: part_of(weight.value, name))  # type: ignore[no-any-return]
 
     return Affine(
         x=x.value,
@@ -93,7 +103,18 @@ def _affine(
         account=step.account,
         batch_dimension=None if layout is None else layout.dimension,
         layout=step.layout_of(Ref(step.node.name)),
+        paired=weight is not None and _pairs(step, x.value, weight.value),
+        batch=step.batch,
     )
+
+
+def _pairs(step: Step, x: Tensor, weight: Tensor) -> bool:
+    """Whether a convolution has so few input channels (colours) that twice as many cost the same: its kernels
+    work on sixteen at a time."""
+    if "conv" not in step.node.operation or weight.dim() < 3 or x.dim() != weight.dim():
+        return False
+    f = convolution_of(step)
+    return not f.transposed and f.groups == 1 and weight.shape[1] <= 8
 
 
 def by_rule(step: Step, position: int, f: Affine, relevance: Tensor) -> Shares:
@@ -352,6 +373,9 @@ class Convolution:
         """Its adjoint: the backward pass to an input of x's size."""
         batched = x.dim() == len(self.stride) + 2
         like, v = self._padded(x if batched else x[None]), v if batched else v[None]
+        channels = like.shape[1] if self.transposed or w is None else w.shape[1] * self.groups
+        if channels != like.shape[1]:  # only its size matters
+            like = like.new_empty(like.shape[0], channels, *like.shape[2:])
         grad: Tensor = aten.convolution_backward(v, like, w, None, *self._rest(), [True, False, False])[0]
         if any(self.sides):
             grad = aten.constant_pad_nd(grad, [-side for side in self.sides], 0)

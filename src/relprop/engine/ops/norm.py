@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from relprop.engine.canonise import batch_norm_arguments
 from relprop.engine.graph import Meta, Node, Ref, name_of
-from relprop.engine.ops.linear import LINEAR_RULES, by_rule
+from relprop.engine.ops.linear import LINEAR_RULES, by_rule, part_of
 from relprop.engine.ops.lrn import local_response_norm, local_response_shares
 from relprop.engine.ops.table import Operation, register, rows
 from relprop.engine.rules import Affine, Epsilon, Pass, Taylor
@@ -59,12 +58,6 @@ def _diagonal(
     factor = factor if scale is None else factor * scale
     offset = -mean * factor if shift is None else shift - mean * factor
     factor, offset = factor.reshape(shape), offset.reshape(shape)
-    parts: dict[str, Callable[[], Tensor]] = {
-        "positive": lambda: factor.clamp(min=0),
-        "negative": lambda: factor.clamp(max=0),
-        "square": factor.square,
-        "ones": lambda: torch.ones_like(factor),
-    }
     return Affine(
         x=x,
         weight=factor,
@@ -72,7 +65,7 @@ def _diagonal(
         output=x * factor + offset,
         apply=lambda x, w: x * w,  # type: ignore[operator]
         transpose=lambda v, w: v * w,  # type: ignore[operator]
-        part=lambda name: parts[name](),
+        part=lambda name: part_of(factor, name),
         nonnegative=step.nonnegative(0),
         account=lambda values: step.account(values, index),
         layout=step.layout_of(Ref(step.node.name, index)),

@@ -267,6 +267,8 @@ def max_pool(step: Step, relevance: Any) -> Shares:
     r, index = first_part(relevance)
     rule = _rule(step)
     x = step.args[0]
+    if rule.how == "winner" and step.memory is not None:
+        return Shares({0: _to_winners(step, r)})
     if rule.how == "winner":  # torch's own backward pass: its winner is the first of equals
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
@@ -278,6 +280,18 @@ def max_pool(step: Step, relevance: Any) -> Shares:
     shares, amounts = _share_windows(rule, values, windows.valid, r.reshape(values.shape[:-1]))
     absorbed = {k: step.account(v.reshape(r.shape), index) for k, v in amounts.items()}
     return Shares({0: scattered(shares, x, windows)}, absorbed)
+
+
+def _pool_with_winners(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    """max_pool2d and the place of each window's winner."""
+    return torch.ops.aten.max_pool2d_with_indices(*args, **kwargs)  # type: ignore[no-any-return]
+
+
+def _to_winners(step: Step, relevance: Tensor) -> Tensor:
+    a = named_arguments(step)
+    window = (a["kernel_size"], a["stride"], a["padding"], a["dilation"], a["ceil_mode"])
+    x = step.args[0].to(relevance.dtype)
+    return torch.ops.aten.max_pool2d_with_indices_backward(relevance, x, *window, step.memory)  # type: ignore[no-any-return]
 
 
 def log_sum_exp(step: Step, relevance: Tensor) -> Shares:
@@ -323,9 +337,13 @@ rows(
     Operation("product", factors, "inputs", Product(), (Product, Pass, Modified), first_known(0)),
 )
 rows(
-    "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices max_pool3d_with_indices max_pool1d_with_indices"
+    "max_pool1d max_pool3d max_pool2d_with_indices max_pool3d_with_indices max_pool1d_with_indices"
     " adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d",
     Operation("max", max_pool, "inputs", MaxPool(), _MAX, first_known(0)),
+)
+rows(
+    "max_pool2d",
+    Operation("max", max_pool, "inputs", MaxPool(), _MAX, first_known(0), remembers=_pool_with_winners),
 )
 rows(
     "fractional_max_pool2d fractional_max_pool3d",

@@ -46,6 +46,8 @@ class Operation:
     error. `nonnegative`: when its output is never below zero.
     `refuses(node)`: why a spelling of the operation cannot be explained ("dropout in training mode"), or
     None.
+    `remembers(*arguments)`: runs the operation in the forward pass where the walk wants more of it than its
+    values: returns the output and what the walk finds as `step.memory` (the winners of a max pooling).
     `fixed`: arguments that must not depend on the explained input, by position, with the reason that is
     given if they do.
     """
@@ -58,6 +60,7 @@ class Operation:
     nonnegative: Nonnegative = "never"
     refuses: Callable[[Node], str | None] = lambda node: None
     fixed: Mapping[int, str] = field(default_factory=dict)
+    remembers: Callable[..., tuple[Any, Any]] | None = None
 
     def is_nonnegative(self, node: Node, known: Set[Ref]) -> bool:
         """Whether the node's output is never negative, given the values known not to be."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from relprop.engine.rules.declared import LinearRule
-from relprop.engine.step import Layout
+from relprop.engine.step import Layout, dot_rows
 
 Result = tuple[Tensor, dict[str, Tensor]]
 """Relevance of the input, and what the rule absorbed: from a reason to a sum per sample, (B,) float64."""
@@ -25,7 +25,9 @@ class Affine:
     For an operation without weights (pooling, sums) w is None, `apply` has no negative weights and the parts
     are None. `bias` broadcasts to the output. `nonnegative`: x ≥ 0 is known. `account` sums an output-shaped
     tensor per sample. `batch_dimension`: the dimension of x along which its samples lie, if there is one;
-    `layout`: the same of the output.
+    `layout`: the same of the output. `paired`: dimension 1 holds x's channels and those of w, and they are so
+    few that two of them cost no more than one: L⁺ and L⁻ then run as one operation with the part "both".
+    `batch`: the number of samples, where it is known.
     """
 
     x: Tensor
@@ -39,6 +41,23 @@ class Affine:
     account: Callable[[Tensor], Tensor]
     batch_dimension: int | None = None
     layout: Layout | None = None
+    paired: bool = False
+    batch: int | None = None
+
+    def positive_part(self, positive: Tensor, negative: Tensor | None) -> Tensor:
+        """Σ_j z_kj⁺ = L⁺(x⁺) + L⁻(x⁻), of x in its two parts (`negative` is None where x ≥ 0)."""
+        if negative is None or self.weight is None:
+            return self.plus(positive)
+        if self.paired:
+            return self.apply(torch.cat([positive, negative], 1), self.part("both"))
+        return self.plus(positive) + self.minus(negative)
+
+    def transposes(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """The adjoints of L⁺ and of L⁻."""
+        if self.paired:
+            plus, minus = self.transpose(v, self.part("both")).chunk(2, 1)
+            return plus, minus
+        return self.plus_transpose(v), self.minus_transpose(v)
 
     def plus(self, x: Tensor) -> Tensor:
         """L⁺(x)."""
@@ -60,24 +79,38 @@ class Affine:
         """Adjoint of L with the weights w + γ w⁺ (with the negative ones favoured: w + γ w⁻), in one pass."""
         if self.weight is None:
             return self.transpose(v, None) * (1 + gamma if positive else 1)
-        part = self.part("positive")
-        assert part is not None
-        w = self.weight + gamma * part if positive else (1 + gamma) * self.weight - gamma * part
-        return self.transpose(v, w)
+        if self.paired:
+            plus, minus = self.transposes(v)
+            return (1 + gamma) * plus + minus if positive else plus + (1 + gamma) * minus
+        if positive:
+            return self.transpose(v, self.part(f"favour {gamma!r}"))
+        return (2 + gamma) * self.transpose(v, self.weight) - self.transpose(
+            v, self.part(f"favour {gamma!r}")
+        )
+
+    def favoured_part(
+        self, gamma: float, positive: Tensor, negative: Tensor | None, linear: Tensor
+    ) -> Tensor:
+        """Σ_j z_kj⁺ for the γ rule: from the favoured weights, which its adjoint needs as well, where x ≥ 0."""
+        if negative is not None or self.weight is None or not gamma:
+            return self.positive_part(positive, negative)
+        return (self.apply(positive, self.part(f"favour {gamma!r}")) - linear) / gamma
 
     def signs(self) -> tuple[Tensor, Tensor | None]:
         """x⁺, and x⁻ where x may be negative."""
         return (self.x, None) if self.nonnegative else (self.x.clamp(min=0), self.x.clamp(max=0))
 
     def account_product(self, s: Tensor, factor: Tensor) -> Tensor:
-        """Σ s·factor per sample, (B,) float64; a factor with one value a channel meets the channels' sums."""
+        """Σ s·factor per sample, (B,) float64, without the product in memory where the samples lie first."""
         if factor.dim() == 0:
             return self.account(s) * factor.double()
-        per_channel = factor.dim() > 1 and factor.dim() == s.dim() - 1 and factor[0].numel() == 1
-        if not per_channel or self.layout not in (None, Layout(0, 1)):
-            return self.account(s * factor)
-        sums = (s.flatten(2).sum(2) * factor.flatten()).double()
-        return sums.sum(1) if self.layout is not None else sums.sum().reshape(1)
+        first = self.layout == Layout(0, 1) and s.shape[:1] == (self.batch,)
+        if first and s.dtype == factor.dtype and s.dim() > 1:
+            if factor.shape == s.shape:
+                return dot_rows(s.flatten(1), factor.flatten(1))
+            if factor.dim() > 1 and factor.dim() == s.dim() - 1 and factor[0].numel() == 1:  # one a channel
+                return (s.flatten(2).sum(2) * factor.flatten()).sum(1, dtype=torch.float64)
+        return self.account(s * factor)
 
     def root_mean_square(self, z: Tensor) -> Tensor:
         """√(mean z²) of each sample, in a shape that broadcasts to z."""
@@ -90,6 +123,15 @@ class Affine:
         size = z.shape[dimension]
         per_index = sizes.repeat_interleave(inner).repeat(size // (samples * inner))
         return per_index.reshape(size, *[1] * (z.dim() - dimension - 1))
+
+
+def scaled(x: Tensor, shares: Tensor) -> Tensor:
+    """x · shares, written over `shares` where no other tensor has that memory: it spares a large allocation."""
+    own = (
+        shares.is_contiguous() and shares._base is None and shares.untyped_storage().nbytes() == shares.nbytes
+    )
+    same = shares.shape == x.shape and shares.dtype == x.dtype
+    return shares.mul_(x) if own and same and not shares.requires_grad else x * shares
 
 
 class Quotient(NamedTuple):
@@ -121,7 +163,9 @@ def divided(
         return Quotient(relevance / d, torch.where(small, stabiliser - z, 0.0), None)
     if rule.stabiliser == "exact_zero_only":
         stabiliser = torch.where(z == 0, stabiliser, 0.0)
-    return Quotient(relevance / (z + stabiliser), stabiliser, None)
+    d = z + stabiliser
+    fits = relevance.shape == d.shape and relevance.dtype == d.dtype
+    return Quotient(torch.div(relevance, d, out=d) if fits else relevance / d, stabiliser, None)
 
 
 def _guarded(relevance: Tensor, d: Tensor, stabiliser: Tensor | None) -> Quotient:

@@ -123,7 +123,9 @@ class ZBox(LinearRule):
     def __post_init__(self) -> None:
         super().__post_init__()
         if bool((torch.as_tensor(self.low) > torch.as_tensor(self.high)).any()):
-            raise InvalidInput("ZBox: low is above high")
+            raise InvalidInput(
+                "ZBox: low is above high\n  do: give the smallest input as low, the largest as high"
+            )
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ZBox):

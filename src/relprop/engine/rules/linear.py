@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.engine.rules.affine import Affine, Result, add, divided, settled
+from relprop.engine.rules.affine import Affine, Quotient, Result, add, divided, scaled, settled
 from relprop.engine.rules.declared import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus
 from relprop.errors import InvalidInput
 
@@ -18,7 +18,7 @@ def epsilon(rule: Epsilon, f: Affine, relevance: Tensor) -> Result:
     bias = None if rule.bias == "ignore" else f.bias
     z = f.output if f.bias is None or bias is not None else f.output - f.bias
     quotient = divided(rule, f, relevance, z)
-    return settled(rule, f, relevance, quotient, bias, f.x * f.transpose(quotient.s, f.weight))
+    return settled(rule, f, relevance, quotient, bias, scaled(f.x, f.transpose(quotient.s, f.weight)))
 
 
 def gamma(rule: Gamma, f: Affine, relevance: Tensor) -> Result:
@@ -29,9 +29,11 @@ def gamma(rule: Gamma, f: Affine, relevance: Tensor) -> Result:
     if not rule.modified_bias:
         return _gamma_of_weights(rule, f, relevance)
     g = rule.gamma
+    if _only_positive(rule, f, relevance):
+        return _gamma_of_positive(rule, f, relevance)
     positive, negative = f.signs()
-    plus = f.plus(positive) if negative is None or f.weight is None else f.plus(positive) + f.minus(negative)
     linear = f.output if f.bias is None else f.output - f.bias
+    plus = f.favoured_part(g, positive, negative, linear)
     z = linear if rule.bias == "ignore" else f.output
     up, down = z > 0, z < 0
     inner = linear + g * torch.where(up, plus, linear - plus)
@@ -46,6 +48,27 @@ def gamma(rule: Gamma, f: Affine, relevance: Tensor) -> Result:
     if f.x.device.type != "cpu" or bool(s_down.any()):  # on a GPU to look costs more than to add zeros
         shares = shares + _favoured(f, g, positive, negative, s_down, False)
     return settled(rule, f, relevance, quotient, bias, shares)
+
+
+def _only_positive(rule: Gamma, f: Affine, relevance: Tensor) -> bool:
+    """Whether x ≥ 0 and relevance arrives only where z > 0, as behind ReLU: one branch of the rule then does."""
+    plain = f.nonnegative and f.weight is not None and rule.bias == "absorb"
+    if not (plain and rule.gamma and rule.epsilon and rule.stabiliser == "signed"):
+        return False
+    # on a GPU to look costs more than the other branch
+    return f.x.device.type == "cpu" and not bool(torch.where(f.output > 0, 0.0, relevance).any())
+
+
+def _gamma_of_positive(rule: Gamma, f: Affine, relevance: Tensor) -> Result:
+    """m_kj = x_j (w_kj + γ w_kj⁺) in the units with z_k > 0, which are all that have relevance."""
+    name = f"favour {rule.gamma!r}"
+    bias = None if f.bias is None else f.bias + rule.gamma * f.bias.clamp(min=0)
+    d = f.apply(f.x, f.part(name)).add_(rule.epsilon if bias is None else bias + rule.epsilon)
+    s = torch.div(
+        relevance, d.clamp_(min=rule.epsilon), out=d
+    )  # the floor keeps 0/0 from units without relevance
+    quotient = Quotient(s, s.new_full((), rule.epsilon), None)
+    return settled(rule, f, relevance, quotient, bias, scaled(f.x, f.transpose(s, f.part(name))))
 
 
 def _favoured(f: Affine, g: float, positive: Tensor, negative: Tensor | None, s: Tensor, up: bool) -> Tensor:
@@ -69,23 +92,31 @@ def alpha_beta(rule: AlphaBeta | ZPlus, f: Affine, relevance: Tensor) -> Result:
     """LRP-αβ: Bach et al. 2015, Eq. 60. z⁺ (Montavon et al. 2017) is α = 1, β = 0."""
     alpha, beta = (1.0, 0.0) if isinstance(rule, ZPlus) else (rule.alpha, rule.beta)
     positive, negative = f.signs()
-    plus = f.plus(positive) if negative is None or f.weight is None else f.plus(positive) + f.minus(negative)
+    plus = f.positive_part(positive, negative)
     s, settle = _side(rule, f, relevance if alpha == 1 else alpha * relevance, plus, True)
-    shares = positive * f.plus_transpose(s)
-    if negative is not None and f.weight is not None:
-        shares = torch.addcmul(shares, negative, f.minus_transpose(s))
+    shares = _by_sign(f, positive, negative, s, True)
     shares, absorbed = settle(shares)
     if not beta:
         return shares, absorbed
     minus = _negative_part(f, positive, negative, plus, relevance)
     s, settle = _side(rule, f, -beta * relevance, minus, False)
-    other = positive * f.minus_transpose(s)
-    if negative is not None:
-        other = torch.addcmul(other, negative, f.plus_transpose(s))
+    other = _by_sign(f, positive, negative, s, False)
     other, more = settle(other)
     for reason, amount in more.items():
         add(absorbed, reason, amount)
     return shares + other, absorbed
+
+
+def _by_sign(f: Affine, positive: Tensor, negative: Tensor | None, s: Tensor, upper: bool) -> Tensor:
+    """Σ_k z_kj⁺ s_k (upper) or Σ_k z_kj⁻ s_k: x⁺ meets the weights of that sign, x⁻ those of the other."""
+    if f.weight is None:  # all weights are ≥ 0
+        part = positive if upper else torch.zeros_like(positive) if negative is None else negative
+        return scaled(part, f.plus_transpose(s))
+    if negative is None:
+        return scaled(positive, f.plus_transpose(s) if upper else f.minus_transpose(s))
+    plus, minus = f.transposes(s)
+    same, other = (plus, minus) if upper else (minus, plus)
+    return torch.addcmul(positive * same, negative, other)
 
 
 def _side(
@@ -99,16 +130,19 @@ def _side(
     bias = None
     if f.bias is not None and rule.bias != "ignore":
         bias = f.bias if full else f.bias.clamp(min=0) if upper else f.bias.clamp(max=0)
-        part = part + bias
-    empty = part == 0
-    some = f.x.device.type != "cpu" or bool(empty.any())  # on a GPU to look costs more than to mask
-    present = torch.where(empty, 0.0, relevance) if some else relevance
+    if not full and rule.epsilon and rule.stabiliser == "signed" and rule.bias != "distribute":
+        return _one_sided(rule, f, relevance, part, bias, rule.epsilon if upper else -rule.epsilon)
+    part = part if bias is None else part + bias
+    looked = f.x.device.type == "cpu" and not full  # on a GPU to look costs more than to mask
+    some = not looked or bool((part.amin() if upper else part.amax()) == 0)
+    empty = part == 0 if some else None
+    present = relevance if empty is None else torch.where(empty, 0.0, relevance)
     sign = part if full else part.new_full((), 1.0 if upper else -1.0)
     quotient = divided(rule, f, present, part, sign)
 
     def settle(shares: Tensor) -> Result:
         shares, absorbed = settled(rule, f, present, quotient, bias, shares)
-        if some:
+        if empty is not None:
             reason = "no_positive_part" if upper else "no_negative_part"
             add(absorbed, reason, f.account(torch.where(empty, relevance, 0.0)))
         return shares, absorbed
@@ -116,17 +150,45 @@ def _side(
     return quotient.s, settle
 
 
+def _one_sided(
+    rule: AlphaBeta | ZPlus,
+    f: Affine,
+    relevance: Tensor,
+    part: Tensor,
+    bias: Tensor | None,
+    stabiliser: float,
+) -> tuple[Tensor, Callable[[Tensor], Result]]:
+    """`_side` for a part whose terms, bias and stabiliser have one sign: d is never 0, and equal to the stabiliser
+    where nothing contributes. Few passes over memory."""
+    d = part + (stabiliser if bias is None else bias + stabiliser)
+    nearest = d.amin() if stabiliser > 0 else -d.amax()
+    some = f.x.device.type != "cpu" or bool(nearest <= abs(stabiliser))
+    empty = d == stabiliser if some else None
+    present = relevance if empty is None else torch.where(empty, 0.0, relevance)
+    s = torch.div(present, d, out=d)
+    quotient = Quotient(s, s.new_full((), stabiliser), None)
+
+    def settle(shares: Tensor) -> Result:
+        shares, absorbed = settled(rule, f, present, quotient, bias, shares)
+        if empty is not None:
+            reason = "no_positive_part" if stabiliser > 0 else "no_negative_part"
+            add(absorbed, reason, f.account(torch.where(empty, relevance, 0.0)))
+        return shares, absorbed
+
+    return s, settle
+
+
 def _negative_part(
     f: Affine, positive: Tensor, negative: Tensor | None, plus: Tensor, relevance: Tensor
 ) -> Tensor:
     """Σ_j z_kj⁻. For free as z − b − Σ z_kj⁺, unless some unit's would be lost in rounding: then computed
     directly."""
-    free = f.output - plus if f.bias is None else f.output - f.bias - plus
+    free = f.output - plus
+    free = free if f.bias is None else free.sub_(f.bias)
     if f.x.device.type == "cpu":
-        scale = plus + f.output.abs()
-        if f.bias is not None:
-            scale = scale + f.bias.abs()
-        if not bool(((free > -1e-3 * scale) & (relevance != 0)).any()):
+        doubt = torch.add(free, plus, alpha=1e-3)  # > 0 where less than a thousandth of the terms is left
+        doubt = doubt if f.bias is None else doubt.add_(f.bias.abs(), alpha=1e-3)
+        if bool(doubt.amax() <= 0) or not bool(((doubt > 0) & (relevance != 0)).any()):
             return free
     direct = f.minus(positive).expand_as(plus)
     if negative is not None:
@@ -153,9 +215,10 @@ def z_box(rule: ZBox, f: Affine, relevance: Tensor) -> Result:
             "  do: give bounds in the input's normalised space: (0 − mean)/std and (1 − mean)/std per channel"
         )
     above, below = (f.x - low).clamp(min=0), (f.x - high).clamp(max=0)
-    z = f.plus(above) + f.minus(below)
+    z = f.positive_part(above, below)
     quotient = divided(rule, f, relevance, z, z.new_ones(()))
-    shares = above * f.plus_transpose(quotient.s) + below * f.minus_transpose(quotient.s)
+    plus, minus = f.transposes(quotient.s)
+    shares = torch.addcmul(above * plus, below, minus)
     return settled(rule, f, relevance, quotient, None, shares)
 
 
