@@ -287,10 +287,18 @@ def captured_graph(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], fo
         key = (structure_of(model), str(spec), inputs, fold)
         captured = known.get(key)
         if captured is None or captured.graph.concrete:
-            graph = canonise(_capture(model, args, kwargs, again=captured is not None), fold)
-            captured = Captured(graph, analyse(graph, OPS))
-            refuse(graph, captured.facts)  # before anything is computed
-            _verify(model, captured, args, kwargs)
+            raw = _capture(model, args, kwargs, again=captured is not None)
+            captured = _analysed(canonise(raw, fold))
+            if not _verified(model, captured, args, kwargs):
+                captured = _analysed(
+                    canonise(raw, fold=False)
+                )  # folding may move scores that hang on rounding
+                if not fold or not _verified(model, captured, args, kwargs):
+                    raise CaptureError(
+                        "the captured graph does not compute what the model computes: its forward pass depends on"
+                        " chance, on the values of the input or on state outside its parameters\n"
+                        "  do: make the forward pass a function of its inputs and weights"
+                    )
             known[key] = captured
         return captured
 
@@ -319,15 +327,21 @@ def _run_eagerly(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str
         ) from error
 
 
-def _verify(model: Any, captured: Captured, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Check that the graph computes what the model computes, once after capture."""
+def _analysed(graph: Graph) -> Captured:
+    """The graph with its facts. Raises `UnsupportedOperation` before anything is computed."""
+    captured = Captured(graph, analyse(graph, OPS))
+    refuse(graph, captured.facts)
+    return captured
+
+
+def _verified(model: Any, captured: Captured, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether the graph computes what the model computes; asked once, after capture."""
     if not isinstance(model, torch.nn.Module):
-        return
+        return True
     count = 2 if captured.graph.batched else 1
     args, kwargs = capturing.samples((args, kwargs), count)
     expected = _run_eagerly(model, *pytree.tree_map(_copy, (args, kwargs)))
-    plan = Plan((), Composite())
-    program = prepare(captured.graph, captured.facts, plan)
+    program = prepare(captured.graph, captured.facts, Plan((), Composite()))
     with quietly():  # a graph that draws random numbers leaves the caller's as they were
         values = record(program, leaves_of(model, captured.graph, args, kwargs), Weights())
     for ref, value in zip(
@@ -341,11 +355,8 @@ def _verify(model: Any, captured: Captured, args: tuple[Any, ...], kwargs: dict[
         if found.shape != value.shape or not torch.allclose(
             found, value, atol=loose * scale, rtol=loose, equal_nan=True
         ):
-            raise CaptureError(
-                "the captured graph does not compute what the model computes: its forward pass depends on chance,"
-                " on the values of the input or on state outside its parameters\n"
-                "  do: make the forward pass a function of its inputs and weights"
-            )
+            return False
+    return True
 
 
 def _copy(leaf: Any) -> Any:

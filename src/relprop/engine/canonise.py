@@ -254,7 +254,69 @@ def _with_weight(node: Node, weight: Ref, bias: Ref) -> Node:
     return dataclasses.replace(node, args=tuple(args), kwargs=kwargs)
 
 
-REWRITES: list[Callable[[Graph], Graph]] = [drop_dead, fuse_padding, fold_batch_norm]
+_PRODUCTS = ("aten.matmul.default", "aten.mm.default")
+
+
+def fuse_bias(graph: Graph) -> Graph:
+    """`x @ W + b` with a weight matrix W and a weight vector b becomes the linear operation that it is.
+
+    Only where nothing else reads the product: a rule then sees one pre-activation with its bias, as in `nn.Linear`.
+    """
+    readers = consumers(graph)
+    nodes = {node.name: node for node in graph.nodes}
+    fixed: set[str] = set()
+    result: list[Node] = []
+    for node in graph.nodes:
+        if node.kind in ("weight", "constant") or (
+            node.kind == "call" and all(ref.name in fixed for ref in parents(node))
+        ):
+            fixed.add(node.name)
+        found = _product_and_bias(node, nodes, fixed, readers)
+        if found is None:
+            result.append(node)
+            continue
+        product, bias = found
+        x, weight = product.args[:2]
+        turned = Node(
+            f"{node.name}_weight", "call", aten.t.default, (weight,), meta=None,
+            module=product.module, module_class=product.module_class, calls=product.calls, source=product.source,
+        )  # fmt: skip
+        calls = tuple(dict.fromkeys((*product.calls, *node.calls)))
+        result.remove(product)
+        result += [
+            turned,
+            dataclasses.replace(
+                node, function=aten.linear.default, args=(x, Ref(turned.name), bias), calls=calls
+            ),
+        ]
+    return dataclasses.replace(graph, nodes=tuple(result))
+
+
+def _product_and_bias(
+    node: Node, nodes: dict[str, Node], fixed: set[str], readers: dict[Ref, list[str]]
+) -> tuple[Node, Ref] | None:
+    """The product with a constant matrix that a sum adds a constant vector to, and that vector."""
+    if str(node.function) != "aten.add.Tensor" or node.kwargs or len(node.args) != 2:
+        return None
+    for left, right in (node.args, node.args[::-1]):
+        if not (isinstance(left, Ref) and isinstance(right, Ref)) or right.name not in fixed:
+            continue
+        product, bias, whole = nodes[left.name], meta_of(nodes, right), meta_of(nodes, left)
+        if (
+            str(product.function) not in _PRODUCTS
+            or readers[left] != [node.name]
+            or whole is None
+            or bias is None
+        ):
+            continue
+        weight = product.args[1]
+        matrix = meta_of(nodes, weight) if isinstance(weight, Ref) and weight.name in fixed else None
+        if matrix is not None and len(matrix.shape) == 2 and bias.shape == whole.shape[-1:]:
+            return product, right
+    return None
+
+
+REWRITES: list[Callable[[Graph], Graph]] = [drop_dead, fuse_bias, fuse_padding, fold_batch_norm]
 
 
 def canonise(graph: Graph, fold: bool = True) -> Graph:

@@ -136,9 +136,16 @@ class Step:
             return self.args[position]
         return self.kwargs.get(name, default)
 
-    def account(self, values: Tensor, index: int | None = None) -> Tensor:
-        """Σ per sample of a tensor that is laid out like the output (or like its part `index`): (B,) float64."""
-        return sum_per_sample(values, self.layout_of(Ref(self.node.name, index)), self.batch)
+    def account(self, values: Tensor, index: int | None = None, times: Tensor | None = None) -> Tensor:
+        """Σ per sample of a tensor that is laid out like the output (or like its part `index`), or of its product with
+        `times`, of the same shape: (B,) float64."""
+        layout = self.layout_of(Ref(self.node.name, index))
+        if times is not None:
+            first = layout == Layout(0, 1) and values.dim() > 1 and values.shape[0] == self.batch
+            if first and values.shape == times.shape and values.dtype == times.dtype:
+                return dot_rows(values.flatten(1), times.flatten(1))
+            values = values * times
+        return sum_per_sample(values, layout, self.batch)
 
     def account_argument(self, values: Tensor, position: int) -> Tensor:
         """Σ per sample of a tensor that is laid out like an argument: (B,) float64."""

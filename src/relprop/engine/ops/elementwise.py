@@ -12,7 +12,7 @@ from torch import Tensor
 from relprop.engine.graph import Node, Ref
 from relprop.engine.ops.table import Nonnegative, Operation, first_known, rows
 from relprop.engine.rules import Addition, Epsilon, LinearRule, Modified, Pass, Product
-from relprop.engine.rules.affine import add
+from relprop.engine.rules.affine import add, divided_in_place
 from relprop.engine.step import Shares, Step
 
 # ---------------------------------------------------------------- functions of one tensor
@@ -167,8 +167,8 @@ def stabilised(
     """
     if epsilon:
         stabiliser = torch.copysign(d.new_full((), epsilon), d)
-        s = relevance / (d + stabiliser)
-        return s, {"stabilizer": step.account(s * stabiliser, index)}
+        s = divided_in_place(relevance, d + stabiliser)
+        return s, {"stabilizer": step.account(s, index, times=stabiliser)}
     empty = d == 0
     lost = step.account(torch.where(empty, relevance, 0.0), index)
     return torch.where(empty, 0.0, relevance / d), {"undistributed": lost}

@@ -37,9 +37,10 @@ PARTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def part_of(weight: Tensor, name: str) -> Tensor:
-    """A tensor derived from a weight: a row of `PARTS`, or "favour γ", w + γ w⁺."""
-    if name.startswith("favour "):
-        return weight + float(name.removeprefix("favour ")) * weight.clamp(min=0)
+    """A tensor derived from a weight: a row of `PARTS`, "favour γ" (w + γ w⁺) or "favour negative γ" (w + γ w⁻)."""
+    kind, _, gamma = name.rpartition(" ")
+    if kind:
+        return weight + float(gamma) * PARTS["negative" if "negative" in kind else "positive"](weight)
     return PARTS[name](weight)
 
 

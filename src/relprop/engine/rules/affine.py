@@ -125,13 +125,23 @@ class Affine:
         return per_index.reshape(size, *[1] * (z.dim() - dimension - 1))
 
 
-def scaled(x: Tensor, shares: Tensor) -> Tensor:
-    """x · shares, written over `shares` where no other tensor has that memory: it spares a large allocation."""
-    own = (
-        shares.is_contiguous() and shares._base is None and shares.untyped_storage().nbytes() == shares.nbytes
-    )
+def divided_in_place(relevance: Tensor, d: Tensor) -> Tensor:
+    """R / d, written over d, which the caller has just made: a large allocation costs more than the division."""
+    fits = relevance.shape == d.shape and relevance.dtype == d.dtype
+    return torch.div(relevance, d, out=d) if fits else relevance / d
+
+
+def owned(result: Tensor, *others: Tensor) -> bool:
+    """Whether an operation's result has memory of its own, apart from `others`, so that it may be written over."""
+    whole = result.untyped_storage().nbytes() == result.nbytes and result._base is None
+    apart = all(result.data_ptr() != other.data_ptr() for other in others)
+    return whole and apart and result.is_contiguous() and not result.requires_grad
+
+
+def scaled(x: Tensor, shares: Tensor, s: Tensor) -> Tensor:
+    """x · shares, the adjoint of s, written over `shares` where no other tensor has that memory."""
     same = shares.shape == x.shape and shares.dtype == x.dtype
-    return shares.mul_(x) if own and same and not shares.requires_grad else x * shares
+    return shares.mul_(x) if same and owned(shares, x, s) else x * shares
 
 
 class Quotient(NamedTuple):
@@ -163,9 +173,7 @@ def divided(
         return Quotient(relevance / d, torch.where(small, stabiliser - z, 0.0), None)
     if rule.stabiliser == "exact_zero_only":
         stabiliser = torch.where(z == 0, stabiliser, 0.0)
-    d = z + stabiliser
-    fits = relevance.shape == d.shape and relevance.dtype == d.dtype
-    return Quotient(torch.div(relevance, d, out=d) if fits else relevance / d, stabiliser, None)
+    return Quotient(divided_in_place(relevance, z + stabiliser), stabiliser, None)
 
 
 def _guarded(relevance: Tensor, d: Tensor, stabiliser: Tensor | None) -> Quotient:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.engine.rules.affine import Affine, Quotient, Result, add, divided, scaled, settled
+from relprop.engine.rules.affine import Affine, Quotient, Result, add, divided, owned, scaled, settled
 from relprop.engine.rules.declared import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus
 from relprop.errors import InvalidInput
 
@@ -18,7 +18,9 @@ def epsilon(rule: Epsilon, f: Affine, relevance: Tensor) -> Result:
     bias = None if rule.bias == "ignore" else f.bias
     z = f.output if f.bias is None or bias is not None else f.output - f.bias
     quotient = divided(rule, f, relevance, z)
-    return settled(rule, f, relevance, quotient, bias, scaled(f.x, f.transpose(quotient.s, f.weight)))
+    return settled(
+        rule, f, relevance, quotient, bias, scaled(f.x, f.transpose(quotient.s, f.weight), quotient.s)
+    )
 
 
 def gamma(rule: Gamma, f: Affine, relevance: Tensor) -> Result:
@@ -68,7 +70,7 @@ def _gamma_of_positive(rule: Gamma, f: Affine, relevance: Tensor) -> Result:
         relevance, d.clamp_(min=rule.epsilon), out=d
     )  # the floor keeps 0/0 from units without relevance
     quotient = Quotient(s, s.new_full((), rule.epsilon), None)
-    return settled(rule, f, relevance, quotient, bias, scaled(f.x, f.transpose(s, f.part(name))))
+    return settled(rule, f, relevance, quotient, bias, scaled(f.x, f.transpose(s, f.part(name)), s))
 
 
 def _favoured(f: Affine, g: float, positive: Tensor, negative: Tensor | None, s: Tensor, up: bool) -> Tensor:
@@ -93,27 +95,25 @@ def alpha_beta(rule: AlphaBeta | ZPlus, f: Affine, relevance: Tensor) -> Result:
     alpha, beta = (1.0, 0.0) if isinstance(rule, ZPlus) else (rule.alpha, rule.beta)
     positive, negative = f.signs()
     plus = f.positive_part(positive, negative)
+    minus = _negative_part(f, positive, negative, plus, relevance) if beta else None
     s, settle = _side(rule, f, relevance if alpha == 1 else alpha * relevance, plus, True)
-    shares = _by_sign(f, positive, negative, s, True)
-    shares, absorbed = settle(shares)
-    if not beta:
+    shares, absorbed = settle(_by_sign(f, positive, negative, s, True))
+    if minus is None:
         return shares, absorbed
-    minus = _negative_part(f, positive, negative, plus, relevance)
     s, settle = _side(rule, f, -beta * relevance, minus, False)
-    other = _by_sign(f, positive, negative, s, False)
-    other, more = settle(other)
+    other, more = settle(_by_sign(f, positive, negative, s, False))
     for reason, amount in more.items():
         add(absorbed, reason, amount)
-    return shares + other, absorbed
+    return shares.add_(other) if owned(shares, f.x) else shares + other, absorbed
 
 
 def _by_sign(f: Affine, positive: Tensor, negative: Tensor | None, s: Tensor, upper: bool) -> Tensor:
     """Σ_k z_kj⁺ s_k (upper) or Σ_k z_kj⁻ s_k: x⁺ meets the weights of that sign, x⁻ those of the other."""
     if f.weight is None:  # all weights are ≥ 0
         part = positive if upper else torch.zeros_like(positive) if negative is None else negative
-        return scaled(part, f.plus_transpose(s))
+        return scaled(part, f.plus_transpose(s), s)
     if negative is None:
-        return scaled(positive, f.plus_transpose(s) if upper else f.minus_transpose(s))
+        return scaled(positive, f.plus_transpose(s) if upper else f.minus_transpose(s), s)
     plus, minus = f.transposes(s)
     same, other = (plus, minus) if upper else (minus, plus)
     return torch.addcmul(positive * same, negative, other)
@@ -160,7 +160,8 @@ def _one_sided(
 ) -> tuple[Tensor, Callable[[Tensor], Result]]:
     """`_side` for a part whose terms, bias and stabiliser have one sign: d is never 0, and equal to the stabiliser
     where nothing contributes. Few passes over memory."""
-    d = part + (stabiliser if bias is None else bias + stabiliser)
+    offset = stabiliser if bias is None else bias + stabiliser
+    d = part.add_(offset) if owned(part, f.x) else part + offset
     nearest = d.amin() if stabiliser > 0 else -d.amax()
     some = f.x.device.type != "cpu" or bool(nearest <= abs(stabiliser))
     empty = d == stabiliser if some else None
