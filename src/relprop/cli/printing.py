@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import platform
 import sys
@@ -177,33 +176,15 @@ def print_audit(audit: Audit, sample: int) -> None:
     print_table(("where the score went", "amount", "share", "meaning"), rows, ("amount", "share"))
 
 
-def brief(rule: Any) -> str:
-    """A rule without the settings that rules share, where they have their defaults: "Gamma(gamma=0.25)"."""
-    own, shared = type(rule), type(rule).__mro__[1]
-    if not dataclasses.is_dataclass(own):
-        return str(rule)
-    common = (
-        {field.name for field in dataclasses.fields(shared)} if dataclasses.is_dataclass(shared) else set()
-    )
-    shown = {}
-    for field in dataclasses.fields(own):
-        value = getattr(rule, field.name)
-        if field.name not in common or value != field.default:
-            shown[field.name] = value
-    if not shown and "epsilon" in common:
-        shown["epsilon"] = rule.epsilon
-    return f"{own.__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
-
-
 def print_plan(plan: Plan, title: str) -> None:
     """The plan as a table, and how often each rule occurs."""
     console = stdout()
     console.print(Text(title, style="bold"))
     head = ("operation", "module", "source", "output", "rule", "why")
     short = _short if console.is_terminal else str  # a terminal's width is scarce
-    rows = [(short(r.operation), r.module or "·", r.source, r.shape, brief(r.rule), r.why) for r in plan]
+    rows = [(short(r.operation), r.module or "·", r.source, r.shape, str(r.rule), r.why) for r in plan]
     print_table(head, rows)
-    counts = Counter(brief(row.rule) for row in plan)
+    counts = Counter(str(row.rule) for row in plan)
     words = ", ".join(f"{count} {rule}" for rule, count in counts.most_common())
     console.print(Text(f"{len(plan)} operations: {words}"))
 

@@ -118,7 +118,7 @@ class Plan:
         """The rows as plain strings, for files and machines."""
         keys = ("name", "operation", "kind", "module", "module_class", "source", "shape")
         return [
-            {k: str(getattr(r, k)) for k in keys} | {"rule": str(r.rule), "why": r.why} for r in self.rows
+            {k: str(getattr(r, k)) for k in keys} | {"rule": repr(r.rule), "why": r.why} for r in self.rows
         ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -23,7 +24,29 @@ def _one_of(rule: str, name: str, value: object, allowed: tuple[str, ...]) -> No
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """Base of all rules: parameters only."""
+    """Base of all rules: parameters only. `str` leaves out switches and shared settings at their defaults."""
+
+    def __str__(self) -> str:
+        """The rule as tables print it: "Gamma(gamma=0.25)"."""
+        shared = type(self).__mro__[1]
+        common = {f.name for f in dataclasses.fields(shared)} if dataclasses.is_dataclass(shared) else set()
+        shown = {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if not (f.name in common or isinstance(f.default, bool)) or getattr(self, f.name) != f.default
+        }
+        if not shown and "epsilon" in common:
+            shown["epsilon"] = getattr(self, "epsilon", None)
+        return f"{type(self).__name__}({', '.join(f'{name}={_value(v)}' for name, v in shown.items())})"
+
+
+def _value(value: object) -> str:
+    """A parameter in a few characters."""
+    if not isinstance(value, Tensor):
+        return repr(value)
+    if value.numel() > 4:
+        return f"tensor of shape {tuple(value.shape)}"
+    return f"({', '.join(f'{float(v):.3g}' for v in value.flatten())})"
 
 
 @dataclass(frozen=True, kw_only=True)
