@@ -471,6 +471,18 @@ def test_a_model_written_for_one_sample_is_explained_sample_by_sample() -> None:
     assert close(found.relevance, torch.cat(expected))
 
 
+@pytest.mark.parametrize("keyword", [True, False])
+def test_an_input_that_samples_share_keeps_its_shape_when_they_are_walked_one_by_one(keyword: bool) -> None:
+    def one_sample(m: Any, x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        return m.c((m.a(x).view(1, 8) + shift.mean(0)).relu())
+
+    model, x, shift = net(one_sample), randn(3, 6), randn(8, 8)
+    inputs: Any = {"x": x, "shift": shift} if keyword else (x, shift)
+    found = relprop.explain(model, inputs, 1, "epsilon").relevance
+    assert found["x" if keyword else 0].shape == (3, 6)
+    assert found["shift" if keyword else 1].shape == (8, 8)
+
+
 def test_inputs_with_a_size_of_two_that_is_no_batch() -> None:
     model = net(lambda m, x, pair: m.c(m.a(x) * pair.sum(0)))
     x, pair = randn(3, 6), randn(2, 8)

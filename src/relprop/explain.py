@@ -479,7 +479,10 @@ def _join(parts: list[Explanation], inputs: Inputs) -> Explanation:
             first.audit,
         )
     else:
-        relevance, output = merge([p.relevance for p in parts]), merge([p.output for p in parts])
+        relevance, output = (
+            _of_inputs(merge([p.relevance for p in parts]), parts, inputs),
+            merge([p.output for p in parts]),
+        )
         target = (
             cat([p.target for p in parts])
             if isinstance(first.target, Tensor) and first.target.shape[:1] == first.score.shape
@@ -490,6 +493,19 @@ def _join(parts: list[Explanation], inputs: Inputs) -> Explanation:
         audit = accounts.join(audits) if audits else None
     at = None if first._at is None else _at_of([p._at for p in parts])
     return Explanation(relevance, output, target, score, audit, inputs, first.plan, first.method, at)
+
+
+def _of_inputs(relevance: Any, parts: list[Explanation], inputs: Inputs) -> Any:
+    """The joined relevance, with that of an input which all samples share summed instead of set side by side."""
+    given = iter(leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor))
+    columns = zip(*(pytree.tree_leaves(part.relevance) for part in parts), strict=True)
+    joined, spec = pytree.tree_flatten(relevance)
+    result: list[Any] = []
+    for whole, pieces in zip(joined, columns, strict=True):
+        if isinstance(whole, Tensor) and whole.shape != next(given).shape:
+            whole = torch.stack(pieces).sum(0)
+        result.append(whole)
+    return pytree.tree_unflatten(result, spec)
 
 
 def _at_of(functions: list[Any]) -> Callable[[str], Any]:
