@@ -256,8 +256,3 @@ def _match(where: Where, planned: Planned) -> str | None:
         return f"{where} weighted operation" if getattr(planned, where) else None
     pattern = where.removeprefix("path:")
     return f"path {pattern}" if fnmatch.fnmatchcase(planned.module, pattern) else None
-
-
-def explain_kinds() -> str:
-    """The kinds of operations with their meaning, as a table."""
-    return table(("kind", "meaning"), [*KINDS.items(), *POSITIONS.items()])

@@ -17,7 +17,7 @@ from relprop.engine.ops import OPS
 from relprop.engine.ops.elementwise import gate_source
 from relprop.engine.plan import Plan
 from relprop.engine.rules import Rule
-from relprop.engine.step import Layout, Shares, Step, sum_per_sample
+from relprop.engine.step import Shares, Step, sum_per_sample
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -183,12 +183,7 @@ def _checksum(weight: Tensor) -> Tensor:
     return rows @ torch.arange(1, len(rows) + 1, dtype=rows.dtype, device=rows.device)
 
 
-def record(
-    program: Program,
-    leaves: Mapping[str, Any],
-    store: Weights,
-    observe: Callable[[Node, Any], None] | None = None,
-) -> dict[str, Any]:
+def record(program: Program, leaves: Mapping[str, Any], store: Weights) -> dict[str, Any]:
     """Run the graph forward; the result holds the values of inputs, of the outputs and of all that the walk reads.
 
     `leaves`: the values of inputs, weights and constants by node name.
@@ -375,10 +370,7 @@ class _Book:
     def sum(self, ref: Ref, values: Tensor) -> Tensor | None:
         if not self.active:
             return None
-        return sum_per_sample(values, self._layout(ref, values), self.batch)
-
-    def _layout(self, ref: Ref, values: Tensor) -> Layout | None:
-        return self.program.facts.layout.get(ref)
+        return sum_per_sample(values, self.program.facts.layout.get(ref), self.batch)
 
     def handed(
         self, node: Node, ref: Ref, share: Tensor, arrived: Any, sums: dict[Ref, Tensor]

@@ -8,7 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.engine.rules.affine import Affine, Quotient, Result, add, divided, owned, scaled, settled
+from relprop.engine.rules.affine import (
+    Affine,
+    Quotient,
+    Result,
+    add,
+    divided,
+    divided_in_place,
+    owned,
+    scaled,
+    settled,
+)
 from relprop.engine.rules.declared import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus
 from relprop.errors import InvalidInput
 
@@ -66,9 +76,7 @@ def _gamma_of_positive(rule: Gamma, f: Affine, relevance: Tensor) -> Result:
     name = f"favour {rule.gamma!r}"
     bias = None if f.bias is None else f.bias + rule.gamma * f.bias.clamp(min=0)
     d = f.apply(f.x, f.part(name)).add_(rule.epsilon if bias is None else bias + rule.epsilon)
-    s = torch.div(
-        relevance, d.clamp_(min=rule.epsilon), out=d
-    )  # the floor keeps 0/0 from units without relevance
+    s = divided_in_place(relevance, d.clamp_(min=rule.epsilon))  # the floor keeps 0/0 from idle units
     quotient = Quotient(s, s.new_full((), rule.epsilon), None)
     return settled(rule, f, relevance, quotient, bias, scaled(f.x, f.transpose(s, f.part(name)), s))
 
@@ -166,7 +174,7 @@ def _one_sided(
     some = f.x.device.type != "cpu" or bool(nearest <= abs(stabiliser))
     empty = d == stabiliser if some else None
     present = relevance if empty is None else torch.where(empty, 0.0, relevance)
-    s = torch.div(present, d, out=d)
+    s = divided_in_place(present, d)
     quotient = Quotient(s, s.new_full((), stabiliser), None)
 
     def settle(shares: Tensor) -> Result:
