@@ -119,7 +119,8 @@ class Explainer:
                 f"batch_size: {batch_size} is below 1\n  do: give the number of samples that are walked at a time"
             )
         self.model = capturing.load(model) if isinstance(model, (str, Path)) else capturing.unwrapped(model)
-        _check_model(self.model)
+        with LOCK:
+            _check_model(self.model)
         self.composite = composite_of(rules)
         self.method = method
         self.audit = audit
@@ -127,7 +128,8 @@ class Explainer:
         self._plan: Plan | None = None
         if example is not None:
             args, kwargs = arguments(example)
-            check_inputs(self.model, args, kwargs)
+            with LOCK:
+                check_inputs(self.model, args, kwargs)
             self.program(args, kwargs)
 
     @property
@@ -149,8 +151,9 @@ class Explainer:
         from relprop.methods import METHODS
 
         args, kwargs = arguments(inputs)
-        _check_model(self.model)
-        check_inputs(self.model, args, kwargs)
+        with LOCK:  # another thread may be capturing this model, its parameters swapped for the moment
+            _check_model(self.model)
+            check_inputs(self.model, args, kwargs)
         if not targets:
             raise InvalidInput("targets: the list is empty\n  do: give one target or more")
         captured, program = self.program(args, kwargs)
