@@ -34,6 +34,12 @@ ORDER = [
     "rules",
     "targets",
     "explanation",
+    "explain.inputs",
+    "explain.captured",
+    "explain.batches",
+    "explain.places",
+    "explain.explainer",
+    "explain.start",
     "explain",
     "methods",
     "show",
@@ -43,7 +49,7 @@ ORDER = [
 ]
 """The files in the order data flows: each imports only from those above it."""
 
-LAZY = {("explain", "methods"), ("explanation", "show"), ("engine.step", "engine.rules")}
+LAZY = {("explain.explainer", "methods"), ("explanation", "show"), ("engine.step", "engine.rules")}
 """Imports within a function, where a table names what lies below it, or for a type alone."""
 
 

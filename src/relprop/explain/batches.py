@@ -1,0 +1,139 @@
+"""Large batches in parts: how many samples fit, cutting inputs and targets, joining the explanations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from relprop.engine import audit as accounts
+from relprop.engine.graph import Graph, Meta, meta_of
+from relprop.explain.inputs import Inputs
+from relprop.explanation import Explanation
+from relprop.targets import Target
+
+
+def fitting(graph: Graph, inputs: Any) -> int:
+    """How many samples fit half of the free memory, by the sizes of all values of the graph."""
+    per_sample = 0
+    for node in graph.nodes:
+        for meta in node.meta if isinstance(node.meta, tuple) else (node.meta,):
+            if node.kind == "call" and isinstance(meta, Meta) and meta.batch:
+                size = 4
+                for length in meta.shape:
+                    size *= length
+                per_sample += size // 2
+    device = next(leaf.device for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor))
+    return max(1, int(free_memory(device) / 2 / max(1, 2 * per_sample)))
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be had on a device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 8 * 1024**3
+
+
+def slice_batch(structure: Any, batch: int, start: int, stop: int) -> Any:
+    """The samples from start to stop of every tensor that has the batch first."""
+    if start == 0 and stop == batch:
+        return structure
+
+    def take(leaf: Any) -> Any:
+        batched = isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == batch
+        return leaf[start:stop] if batched else leaf
+
+    return pytree.tree_map(take, structure)
+
+
+def slice_target(target: Target, batch: int, start: int, stop: int, rank: int) -> Target:
+    """The part of a target that belongs to the samples from start to stop; `rank`: the output's dimensions."""
+    if start == 0 and stop == batch:
+        return target
+    if hasattr(target, "tolist") and not isinstance(target, Tensor):
+        target = torch.as_tensor(target)
+    if isinstance(target, Tensor) and target.is_floating_point() and target.dim() != rank:
+        return target  # weights for all samples
+    if isinstance(target, Tensor) and target.dim() and target.shape[0] == batch:
+        return target[start:stop]
+    if isinstance(target, list) and len(target) == batch:
+        return target[start:stop]
+    return target
+
+
+def rank_of(graph: Graph) -> int:
+    """The number of dimensions of the graph's first output."""
+    nodes = {node.name: node for node in graph.nodes}
+    metas = (meta_of(nodes, ref) for ref in graph.outputs())
+    return next((len(meta.shape) for meta in metas if meta is not None), 0)
+
+
+def join(parts: list[Explanation], inputs: Inputs) -> Explanation:
+    """One explanation of a batch from those of its parts, in their order."""
+    first = parts[0]
+
+    def cat(pieces: list[Any]) -> Any:
+        return torch.cat(pieces) if isinstance(pieces[0], Tensor) and pieces[0].dim() else pieces[0]
+
+    def merge(structures: list[Any]) -> Any:
+        flat = [pytree.tree_flatten(structure) for structure in structures]
+        return pytree.tree_unflatten(
+            [cat(list(column)) for column in zip(*(f[0] for f in flat), strict=True)], flat[0][1]
+        )
+
+    if len(parts) == 1:
+        relevance, output, target, score, audit = (
+            first.relevance,
+            first.output,
+            first.target,
+            first.score,
+            first.audit,
+        )
+    else:
+        relevance, output = (
+            _of_inputs(merge([p.relevance for p in parts]), parts, inputs),
+            merge([p.output for p in parts]),
+        )
+        target = (
+            cat([p.target for p in parts])
+            if isinstance(first.target, Tensor) and first.target.shape[:1] == first.score.shape
+            else first.target
+        )
+        score = torch.cat([p.score for p in parts])
+        audits = [p.audit for p in parts if p.audit is not None]
+        audit = accounts.join(audits) if audits else None
+    at = None if first._at is None else _at_of([p._at for p in parts])
+    return Explanation(relevance, output, target, score, audit, inputs, first.plan, first.method, at)
+
+
+def _of_inputs(relevance: Any, parts: list[Explanation], inputs: Inputs) -> Any:
+    """The joined relevance, with that of an input which all samples share summed instead of set side by side."""
+    given = iter(leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor))
+    columns = zip(*(pytree.tree_leaves(part.relevance) for part in parts), strict=True)
+    joined, spec = pytree.tree_flatten(relevance)
+    result: list[Any] = []
+    for whole, pieces in zip(joined, columns, strict=True):
+        if isinstance(whole, Tensor) and whole.shape != next(given).shape:
+            whole = torch.stack(pieces).sum(0)
+        result.append(whole)
+    return pytree.tree_unflatten(result, spec)
+
+
+def _at_of(functions: list[Any]) -> Callable[[str], Any]:
+    def at(path: str) -> Any:
+        found = [function(path) for function in functions]
+        if isinstance(found[0], tuple):
+            return tuple(torch.cat(list(column)) for column in zip(*found, strict=True))
+        return torch.cat(found)
+
+    return at

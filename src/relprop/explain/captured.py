@@ -1,0 +1,168 @@
+"""The cache of captured graphs: each model is captured, canonised, analysed and verified once for each kind of input."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from relprop.engine import capture as capturing
+from relprop.engine.analyse import Facts, analyse
+from relprop.engine.canonise import canonise
+from relprop.engine.graph import Graph
+from relprop.engine.isolate import LOCK, quietly, run_isolated
+from relprop.engine.ops import OPS
+from relprop.engine.plan import Composite, Plan, refuse
+from relprop.engine.propagate import HALF, Program, Weights, prepare, record
+from relprop.engine.signature import signature_of, structure_of
+from relprop.errors import CaptureError, InvalidInput, UnsupportedOperation
+
+
+@dataclass(slots=True)
+class Captured:
+    """A canonised graph with its facts, and what is derived from it on first use."""
+
+    graph: Graph
+    facts: Facts
+    store: Weights = field(default_factory=Weights)
+    programs: dict[Any, Program] = field(default_factory=dict)
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+
+_CACHE: weakref.WeakKeyDictionary[Any, dict[Any, Captured]] = weakref.WeakKeyDictionary()
+
+
+def clear_cache() -> None:
+    """Forget all captured graphs and everything derived from models' weights."""
+    with LOCK:
+        _CACHE.clear()
+
+
+def captured_graph(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], fold: bool) -> Captured:
+    """The canonised graph of the model for inputs of these shapes and types, captured at most once.
+
+    A concrete graph holds for one sample: it is recorded anew each time, from the first sample of these inputs.
+    """
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    batch = capturing.batch_size((args, kwargs))
+    inputs = tuple(signature_of(leaf, batch) for leaf in leaves)
+    with LOCK:
+        known = _CACHE.setdefault(model, {})
+        key = (structure_of(model), str(spec), inputs, fold)
+        captured = known.get(key)
+        if captured is None or captured.graph.concrete:
+            raw = _capture(model, args, kwargs, again=captured is not None)
+            captured = _analysed(canonise(raw, fold))
+            if not _verified(model, captured, args, kwargs):
+                captured = _analysed(
+                    canonise(raw, fold=False)
+                )  # folding may move scores that hang on rounding
+                if not fold or not _verified(model, captured, args, kwargs):
+                    raise CaptureError(
+                        "the captured graph does not compute what the model computes: its forward pass depends on"
+                        " chance, on the values of the input or on state outside its parameters\n"
+                        "  do: make the forward pass a function of its inputs and weights"
+                    )
+            known[key] = captured
+        return captured
+
+
+def _capture(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], again: bool) -> Graph:
+    try:
+        return capturing.capture(model, args, kwargs, again)
+    except (CaptureError, UnsupportedOperation):
+        if isinstance(model, torch.nn.Module):
+            _run_eagerly(model, *capturing.samples((args, kwargs), 1))
+        raise
+
+
+def _run_eagerly(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The model's own output. Raises `InvalidInput` where the model itself fails on these inputs."""
+    try:
+        return run_isolated(model, args, kwargs)
+    except Exception as error:
+        shapes = ", ".join(
+            str(tuple(t.shape)) for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)
+        )
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InvalidInput(
+            f"inputs: the model itself fails on one sample of shape {shapes}: {first}\n"
+            "  do: give inputs with which model(inputs) runs"
+        ) from error
+
+
+def _analysed(graph: Graph) -> Captured:
+    """The graph with its facts. Raises `UnsupportedOperation` before anything is computed."""
+    captured = Captured(graph, analyse(graph, OPS))
+    refuse(graph, captured.facts)
+    return captured
+
+
+def _verified(model: Any, captured: Captured, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether the graph computes what the model computes; asked once, after capture."""
+    if not isinstance(model, torch.nn.Module):
+        return True
+    count = 2 if captured.graph.batched else 1
+    args, kwargs = capturing.samples((args, kwargs), count)
+    expected = _run_eagerly(model, *pytree.tree_map(_copy, (args, kwargs)))
+    program = prepare(captured.graph, captured.facts, Plan((), Composite()))
+    with quietly():  # a graph that draws random numbers leaves the caller's as they were
+        values = record(program, leaves_of(model, captured.graph, args, kwargs), Weights())
+    for ref, value in zip(
+        captured.graph.outputs(),
+        (v for v in pytree.tree_leaves(expected) if isinstance(v, Tensor)),
+        strict=False,
+    ):
+        found = values[ref.name] if ref.index is None else values[ref.name][ref.index]
+        loose = 5e-2 if value.dtype in HALF else 1e-3 if value.dtype == torch.float32 else 1e-6
+        scale = max(1.0, float(value.abs().max())) if value.numel() else 1.0
+        if found.shape != value.shape or not torch.allclose(
+            found, value, atol=loose * scale, rtol=loose, equal_nan=True
+        ):
+            return False
+    return True
+
+
+def _copy(leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
+
+
+def leaves_of(model: Any, graph: Graph, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The values of inputs, weights (read live) and constants by node name."""
+    flat = pytree.tree_leaves((args, kwargs))
+    values: dict[str, Any] = {}
+    with LOCK:
+        for node in graph.nodes:
+            if node.kind == "input":
+                values[node.name] = _ordinary(flat[int(node.origin)])
+            elif node.kind == "weight":
+                values[node.name] = _ordinary(weight_of(model, node.origin))
+            elif node.kind == "constant":
+                values[node.name] = graph.constants[node.origin]
+    return values
+
+
+def _ordinary(tensor: Tensor) -> Tensor:
+    """The tensor without its history; one made in inference mode as a copy, which autograd takes."""
+    return tensor.clone() if tensor.is_inference() else tensor.detach()
+
+
+def weight_of(model: Any, path: str) -> Tensor:
+    """The parameter or buffer at a path of the model, as it is now."""
+    if isinstance(model, ExportedProgram):
+        found = model.state_dict.get(path)
+        return model.constants[path] if found is None else found  # type: ignore[no-any-return]
+    owner, _, name = path.rpartition(".")
+    return getattr(model.get_submodule(owner), name)  # type: ignore[no-any-return]
+
+
+def weights_by_node(graph: Graph, values: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights among the values."""
+    return {node.name: values[node.name] for node in graph.nodes if node.kind == "weight"}

@@ -1,0 +1,185 @@
+"""`explain` and `Explainer`: capture, canonise, analyse, plan, walk and audit, in that order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from relprop.engine import capture as capturing
+from relprop.engine.analyse import analyse
+from relprop.engine.canonise import canonise
+from relprop.engine.isolate import LOCK
+from relprop.engine.ops import OPS
+from relprop.engine.plan import Composite, Plan, assign
+from relprop.engine.presets import named
+from relprop.engine.propagate import Program, prepare
+from relprop.engine.rules import Rule
+from relprop.engine.tape import trace
+from relprop.errors import ConservationError, InvalidInput
+from relprop.explain.batches import fitting, join, rank_of, slice_batch, slice_target
+from relprop.explain.captured import Captured, captured_graph
+from relprop.explain.inputs import Inputs, arguments, check_inputs, check_model, refuse_infinite_weights
+from relprop.explanation import Explanation
+from relprop.targets import Target
+
+
+def explain(
+    model: Any,
+    inputs: Inputs,
+    target: Target = None,
+    rules: Any = "auto",
+    method: str = "lrp",
+    **options: Any,
+) -> Explanation:
+    """Explain the score that a model gives to `target`, by layer-wise relevance propagation or another method.
+
+    Args:
+        model: a `torch.nn.Module` in eval mode, a `torch.export.ExportedProgram` or the path of a saved one (`.pt2`).
+            It is never changed.
+        inputs: a tensor (B, …), a tuple of tensors (positional arguments) or a dict (keyword arguments).
+        target: None for the class with the largest output, an int or B of them, a tuple (an index into an output of
+            more than two dimensions), a float tensor of the output's shape (weights of a sum of outputs), or a callable
+            that takes the output and returns one score a sample, (B,).
+        rules: the name of a preset (`relprop.presets()`), a rule for all linear operations, or a `Composite`.
+        method: "lrp", or one of `relprop.methods()`.
+        options: see `Explainer`.
+
+    Returns:
+        An `Explanation`: relevance of the input's shape, score, audit.
+
+    Raises:
+        InvalidInput: an argument is wrong; the message says which and what to do.
+        UnsupportedOperation: the model has an operation that no rule covers; nothing has been computed.
+        CaptureError: the model cannot be captured.
+        ConservationError: the audit does not close.
+    """
+    return Explainer(model, rules, method, **options)(inputs, target)
+
+
+class Explainer:
+    """Explains one model many times: the model is captured and planned once for each kind of input.
+
+    Args:
+        model, rules, method: as for `explain`.
+        example: an input to capture and plan at once, so that `plan` can be printed before anything is explained.
+        audit: keep the account and check it (default). Without it `Explanation.audit` is None.
+        batch_size: the number of samples that are walked at a time; by default as many as fit the free memory.
+
+    `plan` is the plan for the inputs seen last (or the example). An explainer may be shared by threads.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        rules: Any = "auto",
+        method: str = "lrp",
+        example: Inputs | None = None,
+        *,
+        audit: bool = True,
+        batch_size: int | None = None,
+    ) -> None:
+        from relprop.methods import METHODS
+
+        if method not in METHODS:
+            raise InvalidInput(f"method: {method!r} is unknown\n  do: one of {', '.join(METHODS)}")
+        if batch_size is not None and batch_size < 1:
+            raise InvalidInput(
+                f"batch_size: {batch_size} is below 1\n  do: give the number of samples that are walked at a time"
+            )
+        self.model = capturing.load(model) if isinstance(model, (str, Path)) else capturing.unwrapped(model)
+        with LOCK:
+            check_model(self.model)
+        self.composite = composite_of(rules)
+        self.method = method
+        self.audit = audit
+        self.batch_size = batch_size
+        self._plan: Plan | None = None
+        if example is not None:
+            args, kwargs = arguments(example)
+            with LOCK:
+                check_inputs(self.model, args, kwargs)
+            self.program(args, kwargs)
+
+    @property
+    def plan(self) -> Plan:
+        """Every operation that relevance passes, its rule and why. Raises `InvalidInput` before any input is known."""
+        if self._plan is None:
+            raise InvalidInput(
+                "plan: the model has not been captured yet\n  do: give example= an input, or explain one"
+            )
+        return self._plan
+
+    def __call__(self, inputs: Inputs, target: Target = None) -> Explanation:
+        """Explain one batch. See `explain`."""
+        return self.explain_targets(inputs, [target])[0]
+
+    @torch.inference_mode(False)  # the walk forms adjoints by differentiating single operations
+    def explain_targets(self, inputs: Inputs, targets: Sequence[Target]) -> list[Explanation]:
+        """One explanation for each of several targets of the same inputs, from one forward pass."""
+        from relprop.methods import METHODS
+
+        args, kwargs = arguments(inputs)
+        with LOCK:  # another thread may be capturing this model, its parameters swapped for the moment
+            check_model(self.model)
+            check_inputs(self.model, args, kwargs)
+        if not targets:
+            raise InvalidInput("targets: the list is empty\n  do: give one target or more")
+        captured, program = self.program(args, kwargs)
+        batch = capturing.batch_size((args, kwargs))
+        size = batch if self.batch_size is None else self.batch_size
+        if not captured.graph.batched:
+            size = 1
+        elif self.batch_size is None:
+            size = min(batch, fitting(captured.graph, (args, kwargs)))
+        parts: list[list[Explanation]] = []
+        for start in range(0, batch, size):
+            part_args, part_kwargs = slice_batch((args, kwargs), batch, start, min(start + size, batch))
+            part_targets = [
+                slice_target(target, batch, start, min(start + size, batch), rank_of(captured.graph))
+                for target in targets
+            ]
+            if captured.graph.concrete and start:
+                captured, program = self.program(part_args, part_kwargs)
+            try:
+                part = METHODS[self.method].run(self, captured, program, part_args, part_kwargs, part_targets)
+            except ConservationError:
+                refuse_infinite_weights(self.model)
+                raise
+            parts.append(part)
+        return [join([part[i] for part in parts], inputs) for i in range(len(targets))]
+
+    def program(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Captured, Program]:
+        """The captured graph for inputs like these, and its plan."""
+        captured = captured_graph(self.model, args, kwargs, self.composite.fold)
+        with captured.lock:
+            key = (self.composite, self.composite.name)
+            if key not in captured.programs:
+                plan = assign(captured.graph, captured.facts, self.composite)
+                captured.programs[key] = prepare(captured.graph, captured.facts, plan)
+            program = captured.programs[key]
+        self._plan = program.plan
+        return captured, program
+
+    def program_of_call(self, args: tuple[Any, ...]) -> tuple[Captured, Program]:
+        """The graph of one call on one sample whose tensors have any shape, and its plan."""
+        assert isinstance(self.model, torch.nn.Module)
+        graph = canonise(trace(self.model, args, {}), self.composite.fold)
+        captured = Captured(graph, analyse(graph, OPS))
+        return captured, prepare(graph, captured.facts, assign(graph, captured.facts, self.composite))
+
+
+def composite_of(rules: Any) -> Composite:
+    """The composite that `rules` means: a preset's name, a rule for all linear operations, or a composite itself."""
+    if isinstance(rules, str):
+        return named(rules)
+    if isinstance(rules, Rule):
+        return Composite([("weighted", rules)], name=type(rules).__name__)
+    if isinstance(rules, Composite):
+        return rules
+    raise InvalidInput(
+        f"rules: {rules!r} is neither a preset's name, a rule nor a Composite\n"
+        "  do: give a name of relprop.presets(), a rule such as relprop.rules.Gamma(0.25), or a relprop.Composite"
+    )

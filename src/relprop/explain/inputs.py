@@ -1,0 +1,98 @@
+"""What the caller gives: the form of inputs, and the checks that refuse bad ones in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from relprop.engine import capture as capturing
+from relprop.errors import InvalidInput
+
+Inputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
+
+
+def arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments of the model's call."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    if isinstance(inputs, (tuple, list)):
+        return tuple(inputs), {}
+    return (inputs,), {}
+
+
+def check_model(model: Any) -> None:
+    """Raise `InvalidInput` for what no front end takes, and for a module in training mode."""
+    if not any(accepts(model) for accepts, _ in capturing.FRONTENDS):
+        raise InvalidInput(
+            f"model: {model!r} is not something relprop can read\n"
+            "  do: give a torch.nn.Module, a torch.export.ExportedProgram or the path of a saved .pt2 file"
+        )
+    if isinstance(model, torch.nn.Module):
+        capturing.check_module(model)
+        for path, module in model.named_modules():
+            if module.training:
+                where = f"its module {path!r} is" if path else "it is"
+                raise InvalidInput(
+                    f"model: {where} in training mode, where dropout and batch statistics make a score of chance\n"
+                    "  do: call model.eval() first"
+                )
+
+
+def check_inputs(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise `InvalidInput` for what is no tensor, empty, not finite, on another device or of another type than the model."""
+    leaves = pytree.tree_leaves((args, kwargs))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    if not tensors:
+        given = type(leaves[0]).__name__ if leaves else "nothing"
+        raise InvalidInput(f"inputs: {given} holds no tensor\n  do: give a torch.Tensor with the batch first")
+    batch = capturing.batch_size((args, kwargs))
+    weight = next((w for w in _weights(model) if w.is_floating_point()), None)
+    for tensor in tensors:
+        if tensor.numel() == 0 or batch == 0:
+            raise InvalidInput(
+                f"inputs: an empty batch, shape {tuple(tensor.shape)}\n  do: give one sample or more"
+            )
+        if weight is not None and tensor.device != weight.device:
+            raise InvalidInput(
+                f"inputs: on {tensor.device}, but the model is on {weight.device}\n"
+                f"  do: move one of them: inputs.to({str(weight.device)!r})"
+            )
+        if tensor.is_meta:
+            raise InvalidInput("inputs: on the device meta, without values\n  do: move them to a real device")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            count = int((~torch.isfinite(tensor)).sum())
+            raise InvalidInput(
+                f"inputs: {count} of {tensor.numel()} values are NaN or infinite\n"
+                "  do: find where they come from, or replace them: torch.nan_to_num(inputs)"
+            )
+        if weight is not None and tensor.is_floating_point() and tensor.dtype != weight.dtype:
+            raise InvalidInput(
+                f"inputs: of type {tensor.dtype}, but the model's weights are {weight.dtype}\n  do: inputs.to({weight.dtype})"
+            )
+
+
+def _weights(model: Any) -> Iterable[Tensor]:
+    return model.parameters() if isinstance(model, torch.nn.Module) else model.state_dict.values()
+
+
+def check_finite(model: Any, output: Tensor) -> None:
+    """Raise `InvalidInput` where the model's output has NaN or infinity."""
+    if not bool(torch.isfinite(output).all()):
+        refuse_infinite_weights(model)
+        raise InvalidInput(
+            "model: its output is NaN or infinite for these inputs\n  do: check the scale of the inputs, or use float64"
+        )
+
+
+def refuse_infinite_weights(model: Any) -> None:
+    """Raise `InvalidInput` that names a weight with NaN or infinity."""
+    if isinstance(model, torch.nn.Module):
+        for path, weight in [*model.named_parameters(), *model.named_buffers()]:
+            if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
+                raise InvalidInput(
+                    f"model: its weight {path!r} holds NaN or infinity\n  do: load or train the model again"
+                )

@@ -1,0 +1,117 @@
+"""The forward pass, and the relevance of the outputs that starts a walk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from relprop.engine import audit as accounts
+from relprop.engine import capture as capturing
+from relprop.engine.graph import Ref
+from relprop.engine.ops import KINDS
+from relprop.engine.plan import Composite
+from relprop.engine.propagate import HALF, Program, record, walk
+from relprop.errors import InvalidInput
+from relprop.explain.captured import Captured, leaves_of, weights_by_node
+from relprop.explain.explainer import Explainer
+from relprop.explain.inputs import check_finite
+from relprop.targets import Score, Target, main_output, weights_of
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """A forward pass and how to start a walk from it."""
+
+    values: dict[str, Any]
+    output: Any
+    batch: int
+
+
+def forward(
+    explainer: Explainer, captured: Captured, program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Forward:
+    """Run the graph on one batch and keep what the walk reads."""
+    leaves = leaves_of(explainer.model, captured.graph, args, kwargs)
+    captured.store.fresh(weights_by_node(captured.graph, leaves))
+    values = record(program, leaves, captured.store)
+
+    def value(ref: Any) -> Any:
+        if not isinstance(ref, Ref):
+            return ref
+        held = values[ref.name]
+        return held if ref.index is None else held[ref.index]
+
+    output = pytree.tree_map(value, captured.graph.output, is_leaf=lambda leaf: isinstance(leaf, Ref))
+    return Forward(values, output, capturing.batch_size((args, kwargs)))
+
+
+def start(
+    explainer: Explainer, captured: Captured, passed: Forward, target: Target
+) -> tuple[dict[Ref, Tensor], Tensor, Any, list[accounts.Entry]]:
+    """The relevance of the model's outputs that starts the walk, the score, the resolved target, and the accounts so far."""
+    if callable(target) and not isinstance(target, Tensor):
+        return _start_callable(explainer, captured, passed, target)
+    ref, output = main_output(captured.graph.output), main_output(passed.output)
+    if not output.is_floating_point():
+        raise InvalidInput(
+            f"target: the output is of type {output.dtype}, not a real number\n"
+            "  do: explain the scores before the model rounds or compares them"
+        )
+    if output.dim() == 0 or output.shape[0] != passed.batch:
+        raise InvalidInput(
+            f"target: the output has shape {tuple(output.shape)} for {passed.batch} samples\n  do: give a model whose output has the batch first"
+        )
+    check_finite(explainer.model, output)
+    weights, resolved = weights_of(target, output, passed.batch)
+    if ref not in captured.facts.data:
+        raise InvalidInput(
+            "model: the output does not depend on the inputs through operations that carry relevance\n"
+            "  do: check that model(inputs) changes with its inputs (rounding and comparisons carry nothing)"
+        )
+    seed = weights * output
+    seed = seed.float() if seed.dtype in HALF else seed
+    return {ref: seed}, seed.flatten(1).sum(1) if seed.dim() > 1 else seed, resolved, []
+
+
+def _start_callable(
+    explainer: Explainer, captured: Captured, passed: Forward, target: Callable[[Any], Tensor]
+) -> tuple[dict[Ref, Tensor], Tensor, Any, list[accounts.Entry]]:
+    """A callable target is captured like a model and walked first."""
+    leaves, spec = pytree.tree_flatten(passed.output)
+    refs = pytree.tree_leaves(captured.graph.output, is_leaf=lambda leaf: isinstance(leaf, Ref))
+    for leaf in leaves:
+        if isinstance(leaf, Tensor) and leaf.is_floating_point():
+            check_finite(explainer.model, leaf)
+    module = Score(target, spec)
+    expected = module.score_of(leaves, passed.batch)
+    kinds = [
+        (where, rule) for where, rule in explainer.composite.rules if where == "weighted" or where in KINDS
+    ]
+    scorer = Explainer(module, Composite(kinds, explainer.composite.fold))
+    args = (torch.empty(passed.batch), *leaves)
+    scored, program = scorer.program(args, {}) if captured.graph.batched else scorer.program_of_call(args)
+    result = forward(scorer, scored, program, args, {})
+    score = result.output
+    ref = main_output(scored.graph.output)
+    if ref not in scored.facts.data:
+        raise InvalidInput(
+            "target: the callable's score does not depend on the model's output\n  do: compute it from the output"
+        )
+    if score.shape != expected.shape or not torch.allclose(score, expected, rtol=1e-3, atol=1e-5):
+        raise InvalidInput(
+            "target: the callable means something else for a batch than for one sample (it uses its size)\n"
+            "  do: write it for any number of samples, or explain with batch_size=1"
+        )
+    seed = score.float() if score.dtype in HALF else score
+    way = walk(program, result.values, {ref: seed}, scored.store, passed.batch, explainer.audit)
+    origins = {node.name: int(node.origin) for node in scored.graph.nodes if node.kind == "input"}
+    seeds: dict[Ref, Tensor] = {}
+    for name, relevance in way.inputs.items():
+        place = refs[origins[name] - 1]
+        seeds[place] = seeds[place] + relevance if place in seeds else relevance
+    return {r: s for r, s in seeds.items() if r in captured.facts.data}, seed, target, way.entries
