@@ -5,19 +5,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from relprop.engine.analyse import Facts
+from relprop.engine.analyse import Facts, values_of
 from relprop.engine.audit import Entry
 from relprop.engine.graph import Graph, Node, Ref, parents, replace_refs
 from relprop.engine.ops import OPS
 from relprop.engine.ops.elementwise import gate_source
 from relprop.engine.plan import Plan
 from relprop.engine.rules import Rule
-from relprop.engine.step import Shares, Step, sum_per_sample
+from relprop.engine.step import Journal, Shares, Step, sum_per_sample
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -222,14 +223,48 @@ def _memory(node: Node) -> str:
     return f"{node.name} memory"
 
 
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """What may pass a value: the relevance that arrives there is multiplied by `keep`, which broadcasts to it.
+
+    The rest goes to the account "masked" under the name `where`. With `alone` all relevance that does not pass this
+    value goes to the account "parallel".
+    """
+
+    keep: Tensor
+    where: str
+    alone: bool = False
+
+
 @dataclass(slots=True)
 class Walk:
-    """What a walk returns: relevance of the inputs and of the values asked for, and every operation's account."""
+    """What a walk returns: relevance of the inputs and of the values asked for, and every operation's account.
+
+    One that was stopped on the way also holds the relevance that has arrived and was not handed on (`pending`, its
+    sums in `sums`), and how many nodes it has passed; another walk can go on from there.
+    """
 
     inputs: dict[str, Tensor] = field(default_factory=dict)
     observed: dict[Ref, Tensor] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
     passed: Tensor | None = None  # Σ relevance that reached the inputs, (B,)
+    masked: set[Ref] = field(default_factory=set)  # the masked values that relevance has reached
+    pending: dict[Ref, Tensor] = field(default_factory=dict)
+    sums: dict[Ref, Tensor] = field(default_factory=dict)
+    position: int = 0
+
+    def fork(self) -> Walk:
+        """A copy that can go on by itself."""
+        return Walk(
+            dict(self.inputs),
+            dict(self.observed),
+            list(self.entries),
+            self.passed,
+            set(self.masked),
+            dict(self.pending),
+            dict(self.sums),
+            self.position,
+        )
 
 
 def walk(
@@ -241,19 +276,32 @@ def walk(
     audit: bool = True,
     observe: frozenset[Ref] = frozenset(),
     release: bool = False,
+    *,
+    masks: Mapping[Ref, Mask] = MappingProxyType({}),
+    journal: Journal | None = None,
+    onward: Walk | None = None,
+    until: str | None = None,
 ) -> Walk:
     """Propagate the relevance of the outputs (`seeds`) to the inputs, operation by operation, in reverse order.
 
-    With `release` the values are freed as the walk passes (then they serve one walk only).
+    With `release` the values are freed as the walk passes (then they serve one walk only). `masks` let a part of the
+    relevance pass some values. `journal` is told the relevance of what the operations read from weights. The walk stops
+    in front of the node `until`, and goes on from a walk that was stopped so (`onward`, which stays as it is).
     """
-    result = Walk()
+    result = Walk() if onward is None else onward.fork()
     book = _Book(program, batch, audit, result.entries)
-    relevance: dict[Ref, Tensor] = {}
-    sums: dict[Ref, Tensor] = {}
+    relevance, sums = result.pending, result.sums
     for ref, seed in seeds.items():
         _arrive(relevance, sums, ref, seed, book.sum(ref, seed))
     held = dict(values)
-    for node in reversed(program.graph.nodes):
+    nodes = program.graph.nodes
+    while result.position < len(nodes):
+        node = nodes[-1 - result.position]
+        if node.name == until:
+            break
+        result.position += 1
+        if masks:
+            _mask(node, masks, result, book)
         arrived = _collect(node, relevance, observe, result.observed)
         if arrived is not None and node.kind == "input":
             result.inputs[node.name] = arrived
@@ -262,7 +310,7 @@ def walk(
                     sums[Ref(node.name)] if result.passed is None else result.passed + sums[Ref(node.name)]
                 )
         elif arrived is not None:
-            step = _step(program, node, held, store, batch)
+            step = _step(program, node, held, store, batch, journal)
             shares = OPS[node.operation].propagate(step, arrived)
             passed = []
             for ref, share in _pairs(node, shares):
@@ -274,6 +322,22 @@ def walk(
             held.pop(node.name, None)
             held.pop(_memory(node), None)
     return result
+
+
+def _mask(node: Node, masks: Mapping[Ref, Mask], way: Walk, book: _Book) -> None:
+    """Let pass what the masks of a node's values keep of the relevance that has arrived there."""
+    for ref in values_of(node):
+        mask = masks.get(ref)
+        if mask is None or ref not in way.pending:
+            continue
+        arrived = way.pending[ref]
+        keep = mask.keep.to(arrived.device, arrived.dtype)
+        way.masked.add(ref)
+        way.pending[ref] = arrived * keep
+        bypassing = [other for other in way.pending if mask.alone and other != ref]
+        book.mask(node, mask, ref, arrived * (1 - keep), way, bypassing)
+        for other in bypassing:
+            del way.pending[other]
 
 
 def _arrive(
@@ -317,7 +381,7 @@ def _pairs(node: Node, shares: Shares) -> list[tuple[Ref, Tensor]]:
     return pairs
 
 
-def _step(program: Program, node: Node, values: Mapping[str, Any], store: Weights, batch: int) -> Step:
+def step_of(program: Program, node: Node, values: Mapping[str, Any], store: Weights, batch: int) -> Step:
     """The operation as its relevance function sees it. Half precision is computed anew in float32 from its inputs."""
     half = False
 
@@ -357,6 +421,7 @@ def _step(program: Program, node: Node, values: Mapping[str, Any], store: Weight
         parameters=lambda ref: ref.name in facts.static,
         cached=cached,
         memory=values.get(_memory(node)),
+        journal=journal,
     )
 
 
@@ -381,6 +446,22 @@ class _Book:
         if isinstance(arrived, Tensor) and _same_values(share, arrived):
             return sums[Ref(node.name)]
         return self.sum(ref, share)
+
+    def mask(
+        self, node: Node, mask: Mask, ref: Ref, lost: Tensor, way: Walk, bypassing: list[Ref]
+    ) -> None:
+        """Enter what a mask takes from the relevance that has arrived at a value, and what does not pass that value."""
+        if not self.active:
+            return
+        absorbed = {"masked": _sure(self.sum(ref, lost))}
+        received, passed = way.sums[ref], _sure(self.sum(ref, way.pending[ref]))
+        if bypassing:
+            absorbed["parallel"] = _total([way.sums[other] for other in bypassing])
+            received = received + absorbed["parallel"]
+        way.sums[ref] = passed
+        self.entries.append(
+            Entry(node.name, "condition", node.module, node.source, mask.where, received, passed, absorbed)
+        )
 
     def enter(
         self, node: Node, arrived: Any, shares: Shares, passed: list[Tensor | None], sums: dict[Ref, Tensor]
@@ -415,6 +496,11 @@ class _Book:
                 size,
             )
         )
+
+
+def _sure(amount: Tensor | None) -> Tensor:
+    assert amount is not None
+    return amount
 
 
 def _same_values(share: Tensor, arrived: Tensor) -> bool:
