@@ -310,7 +310,7 @@ def walk(
                     sums[Ref(node.name)] if result.passed is None else result.passed + sums[Ref(node.name)]
                 )
         elif arrived is not None:
-            step = _step(program, node, held, store, batch, journal)
+            step = step_of(program, node, held, store, batch, journal)
             shares = OPS[node.operation].propagate(step, arrived)
             passed = []
             for ref, share in _pairs(node, shares):
@@ -381,7 +381,14 @@ def _pairs(node: Node, shares: Shares) -> list[tuple[Ref, Tensor]]:
     return pairs
 
 
-def step_of(program: Program, node: Node, values: Mapping[str, Any], store: Weights, batch: int) -> Step:
+def step_of(
+    program: Program,
+    node: Node,
+    values: Mapping[str, Any],
+    store: Weights,
+    batch: int,
+    journal: Journal | None = None,
+) -> Step:
     """The operation as its relevance function sees it. Half precision is computed anew in float32 from its inputs."""
     half = False
 
@@ -447,9 +454,7 @@ class _Book:
             return sums[Ref(node.name)]
         return self.sum(ref, share)
 
-    def mask(
-        self, node: Node, mask: Mask, ref: Ref, lost: Tensor, way: Walk, bypassing: list[Ref]
-    ) -> None:
+    def mask(self, node: Node, mask: Mask, ref: Ref, lost: Tensor, way: Walk, bypassing: list[Ref]) -> None:
         """Enter what a mask takes from the relevance that has arrived at a value, and what does not pass that value."""
         if not self.active:
             return

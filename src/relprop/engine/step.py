@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 _BLOCK = 1024
 
+Journal = Callable[["Node", Ref, Tensor], None]
+"""Takes down the relevance of a value that an operation reads and that is no data: node, value, relevance."""
+
 
 class Layout(NamedTuple):
     """Where the samples of a batch lie in a tensor: index i of `dimension` belongs to sample (i // inner) mod B."""
@@ -95,6 +98,7 @@ class Step:
         [Ref, str, Callable[[], Any]], Any
     ]  # something derived from a value, kept with the weights
     memory: Any = None  # what `Operation.remembers` kept of the forward pass
+    journal: Journal | None = None  # asks for the relevance of weights
 
     @property
     def function(self) -> Callable[..., Any]:
@@ -135,6 +139,12 @@ class Step:
         if position < len(self.args):
             return self.args[position]
         return self.kwargs.get(name, default)
+
+    def give(self, argument: Any, relevance: Tensor) -> None:
+        """Take down the relevance of an argument of the node that is no data, where the relevance of weights is asked
+        for. Its shape is the argument's, or one that broadcasting makes of it: what belongs to one value is summed."""
+        if self.journal is not None and isinstance(argument, Ref) and not self.is_data(argument):
+            self.journal(self.node, argument, relevance)
 
     def account(self, values: Tensor, index: int | None = None, times: Tensor | None = None) -> Tensor:
         """Σ per sample of a tensor that is laid out like the output (or like its part `index`), or of its product with

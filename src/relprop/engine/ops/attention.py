@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from relprop.engine.graph import Node, refs
-from relprop.engine.ops.norm import first_part, named_arguments
+from relprop.engine.ops.norm import argument_named, first_part, named_arguments
 from relprop.engine.ops.table import Operation, rows
 from relprop.engine.rules import Attention, Pass, Product, Softmax
 from relprop.engine.step import Shares, Step
@@ -146,6 +146,7 @@ def attention(step: Step, relevance: Any) -> Shares:
                     shares[mask_name] = of_mask
                 else:
                     enter("bias" if step.is_parameter(names.index(mask_name)) else "constant", of_mask)
+                    step.give(argument_named(step, mask_name), of_mask)
             _share_products(h, raw, of_logits, data, rule, shares, enter)
     placed: dict[int | str, Any] = {}
     for name, share in shares.items():

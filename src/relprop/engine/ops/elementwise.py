@@ -133,6 +133,7 @@ def share_sum(
         result.append(share if own else None)
         if not own:
             add(absorbed, "bias" if step.is_parameter(position) else "constant", step.account(share))
+            step.give(step.node.args[position], share)
     return result, absorbed
 
 
@@ -218,7 +219,8 @@ def multiplication(step: Step, relevance: Tensor) -> Shares:
 
 
 def _to_one(step: Step, position: int, relevance: Tensor) -> Shares:
-    """Everything to one of the arguments."""
+    """Everything to one of the arguments; all of it passes through a constant factor, too."""
+    step.give(step.node.args[1 - position], relevance)
     return Shares({position: sum_to(relevance, step.args[position])})
 
 

@@ -15,8 +15,9 @@ from relprop.engine.canonise import convolution_arguments, padded_convolution
 from relprop.engine.graph import Node, Ref, name_of
 from relprop.engine.ops.elementwise import addition_rule, stabilised, sum_to
 from relprop.engine.ops.table import Operation, register, rows
-from relprop.engine.rules import RULES, Affine, Epsilon, LinearRule, Product
+from relprop.engine.rules import RULES, Affine, Epsilon, LinearRule, Product, Result, Rule
 from relprop.engine.rules.affine import add
+from relprop.engine.rules.weights import by_weight
 from relprop.engine.step import Shares, Step
 
 aten = torch.ops.aten
@@ -118,10 +119,26 @@ def _pairs(step: Step, x: Tensor, weight: Tensor) -> bool:
     return not f.transposed and f.groups == 1 and weight.shape[1] <= 8
 
 
-def by_rule(step: Step, position: int, f: Affine, relevance: Tensor) -> Shares:
-    """The shares that the step's rule gives to its one data argument."""
-    shares, absorbed = RULES[type(step.rule)](step.rule, f, relevance)
+def by_rule(
+    step: Step, position: int, f: Affine, relevance: Tensor, weight: Any = None, bias: Any = None
+) -> Shares:
+    """The shares that the step's rule gives to its one data argument; `weight`, `bias`: the node's arguments."""
+    shares, absorbed = obeyed(step, step.rule, f, relevance, weight, bias)
     return Shares({position: shares}, absorbed)
+
+
+def obeyed(
+    step: Step, rule: Rule, f: Affine, relevance: Tensor, weight: Any = None, bias: Any = None
+) -> Result:
+    """What a rule for linear operations makes of them, with the relevance of weight and bias where it is asked for."""
+    function = RULES[type(rule)]
+    if step.journal is None:
+        return function(rule, f, relevance)
+    messages = by_weight(function, rule, f, relevance)
+    for argument, found in ((weight, messages.weight), (bias, messages.bias)):
+        if found is not None:
+            step.give(argument, found)
+    return messages.result
 
 
 def adjoint(function: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) -> Tensor:
@@ -171,13 +188,16 @@ def multilinear(
         place = data[0]
         f = _affine(step, factors[place], *_one_weight(factors, place, operator, constant, output, transpose))
         rule = step.rule if isinstance(step.rule, LinearRule) else Epsilon()
-        share, more = RULES[type(rule)](rule, f, relevance)
+        other = next((factor.ref for i, factor in enumerate(factors) if i != place), None)
+        share, more = obeyed(step, rule, f, relevance, other, None if bias is None else _given(step, bias[0]))
         shares = [share if i == place else None for i in range(len(factors))]
     else:
         shares, more = _several(step, factors, data, operator, relevance, output)
         if constant is not None:
             s, _ = stabilised(step, output, _product_rule(step).epsilon, relevance)
             more["bias"] = step.account(s * constant)
+            assert bias is not None
+            step.give(_given(step, bias[0]), s * constant)
     for reason, amount in more.items():
         add(absorbed, reason, amount)
     return shares, Shares(to_bias, absorbed)
@@ -205,6 +225,11 @@ def _one_weight(
 
     known = transpose if place == 0 else None
     return weights[0] if weights else None, bias, output, apply, known or by_autograd
+
+
+def _given(step: Step, position: int) -> Any:
+    """The node's argument at a position; a bias may be given by its name."""
+    return step.node.args[position] if position < len(step.node.args) else step.node.kwargs.get("bias")
 
 
 def _product_rule(step: Step) -> Product:

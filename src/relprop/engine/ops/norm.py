@@ -26,6 +26,13 @@ def named_arguments(step: Step) -> dict[str, Any]:
     return found | step.kwargs
 
 
+def argument_named(step: Step, name: str) -> Any:
+    """The node's argument of a name in the operator's schema: a place in the graph, or a value."""
+    names = [a.name for a in step.function._schema.arguments]  # type: ignore[attr-defined]
+    place = names.index(name) if name in names else len(step.node.args)
+    return step.node.args[place] if place < len(step.node.args) else step.node.kwargs.get(name)
+
+
 def first_part(relevance: Any) -> tuple[Tensor, int | None]:
     """The relevance of an operation's (first) output, and which part of the node's value that is."""
     return (relevance[0], 0) if isinstance(relevance, (list, tuple)) else (relevance, None)
@@ -35,11 +42,26 @@ def batch_norm(step: Step, relevance: Any) -> Shares:
     """Normalisation by running statistics: y = s x + t, its own diagonal linear operation."""
     r, index = first_part(relevance)
     if isinstance(step.rule, Pass):
+        _give_all(step, r, r.dim() - 2)
         return Shares({0: r})
     a = named_arguments(step)
     eps = a["eps"] if "eps" in a else a["epsilon"]
     f = _diagonal(step, index, a["weight"], a["bias"], a["running_mean"], a["running_var"], eps)
-    return by_rule(step, 0, f, r)
+    return by_rule(step, 0, f, r, argument_named(step, "weight"), argument_named(step, "bias"))
+
+
+def _give_all(step: Step, relevance: Tensor, behind: int) -> None:
+    """Under the identity all relevance of a channel passes through its scale, and none through its shift.
+
+    `behind`: how many dimensions of the relevance follow that of the scale.
+    """
+    if step.journal is None:
+        return
+    a = named_arguments(step)
+    for name, amount in (("weight", relevance), ("bias", torch.zeros_like(relevance))):
+        if a.get(name) is not None:
+            size = (*a[name].shape, *[1] * behind)
+            step.give(argument_named(step, name), amount.sum_to_size(size))
 
 
 def _diagonal(
@@ -114,12 +136,13 @@ def own_norm(step: Step, relevance: Any) -> Shares:
     x_i Σ_j w_j/σ (δ_ij − 1/N) R_j/(y_j + ε s_j); the bias is absorbed unless the rule ignores it.
     """
     r, index = first_part(relevance)
-    if isinstance(step.rule, Pass):
-        return Shares({0: r})
     a = named_arguments(step)
+    if isinstance(step.rule, Pass):
+        _give_all(step, r, 0 if "normalized_shape" in a else r.dim() - 2)
+        return Shares({0: r})
     if a.get("use_input_stats") is False:
         f = _diagonal(step, index, a["weight"], a["bias"], a["running_mean"], a["running_var"], a["eps"])
-        return by_rule(step, 0, f, r)
+        return by_rule(step, 0, f, r, argument_named(step, "weight"), argument_named(step, "bias"))
     x: Tensor = step.args[0]
     groups = _groups(step.node.operation, x, a)
     factor = groups.factor(x)
@@ -131,14 +154,14 @@ def own_norm(step: Step, relevance: Any) -> Shares:
         weight=factor,
         bias=groups.shift,
         output=scaled if groups.shift is None else scaled + groups.shift,
-        apply=lambda x, w: groups.total(x) if w is ones else groups.centre(x) * factor,
-        transpose=lambda v, w: groups.total(v) if w is ones else groups.centre(v * factor),
+        apply=lambda x, w: groups.total(x) if w is ones else groups.centre(x) * w,  # type: ignore[operator]
+        transpose=lambda v, w: groups.total(v) if w is ones else groups.centre(v * w),  # type: ignore[operator]
         part=lambda name: ones,  # "distribute" alone asks: every member of a group is connected to all of it
         nonnegative=False,
         account=lambda values: step.account(values, index),
         layout=step.layout_of(Ref(step.node.name, index)),
     )
-    return by_rule(step, 0, f, r)
+    return by_rule(step, 0, f, r, argument_named(step, "weight"), argument_named(step, "bias"))
 
 
 def _groups(operation: str, x: Tensor, a: dict[str, Any]) -> Groups:

@@ -7,7 +7,7 @@ keeps its share in the account "constant".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from typing import Any
 
 import torch
@@ -53,7 +53,37 @@ def selection(step: Step, relevance: Any) -> Shares:
         used, seeds = zip(*pairs, strict=True)
         shares = torch.autograd.grad(used, leaves, [r.to(precision) for r in seeds], allow_unused=True)
     absorbed = {"constant": _from_constants(step, given, precision)} if constants else {}
+    if constants and step.journal is not None:
+        _give_constants(step, given, precision)
     return Shares(_placed(step, shares), absorbed)
+
+
+def _give_constants(step: Step, given: list[Tensor | None], precision: torch.dtype) -> None:
+    """The relevance of constants that stand beside data (a class token) goes back to their places, too."""
+    leaves: list[Tensor] = []
+
+    def leaf(tensor: Tensor) -> Tensor:
+        leaves.append(tensor.detach().to(precision).requires_grad_())
+        return leaves[-1]
+
+    with torch.enable_grad():
+        outputs = _outputs(step, _lifted(step, lambda tensor: tensor.to(precision), leaf)[0])
+    pairs = [(y, r) for y, r in zip(outputs, given, strict=False) if r is not None and y.requires_grad]
+    if pairs:
+        used, seeds = zip(*pairs, strict=True)
+        found = torch.autograd.grad(used, leaves, [r.to(precision) for r in seeds], allow_unused=True)
+        for ref, share in zip(_constants(step, step.node.args, step.args), found, strict=True):
+            if share is not None:
+                step.give(ref, share)
+
+
+def _constants(step: Step, structure: Any, value: Any) -> Iterator[Ref]:
+    """The places of the constant tensors of real numbers among the arguments, in order of appearance."""
+    if isinstance(structure, (list, tuple)) and not isinstance(structure, Ref):
+        for part, given in zip(structure, value, strict=True):
+            yield from _constants(step, part, given)
+    elif isinstance(structure, Ref) and isinstance(value, Tensor) and not step.is_data(structure):
+        yield from [structure] if value.is_floating_point() else []
 
 
 def _from_constants(step: Step, given: list[Tensor | None], precision: torch.dtype) -> Tensor:
@@ -231,7 +261,16 @@ _FILLING = ("aten.im2col.default", "aten.triu.default", "aten.tril.default", "at
 
 def embedding(step: Step, relevance: Tensor) -> Shares:
     """Relevance of tokens ends at their embedding: its sum over the embedding dimension, per token."""
+    _give_rows(step, relevance)
     return Shares({1: relevance.sum(-1)})
+
+
+def _give_rows(step: Step, relevance: Tensor) -> None:
+    """Each row of the table has the relevance of the tokens that look it up; `relevance` (…, dimensions of a row)."""
+    if step.journal is not None:
+        table, tokens = step.args[:2]
+        rows = torch.zeros_like(table, dtype=relevance.dtype)
+        step.give(step.node.args[0], rows.index_add_(0, tokens.flatten(), relevance.flatten(0, -2)))
 
 
 def embedding_bag(step: Step, relevance: Any) -> Shares:
@@ -250,7 +289,9 @@ def embedding_bag(step: Step, relevance: Any) -> Shares:
         factor = factor / sizes.clamp(min=1)[bag]
     epsilon = step.rule.epsilon if isinstance(step.rule, Epsilon) else 0.0
     s, absorbed = stabilised(step, step.output[0], epsilon, r, 0)
-    return Shares({1: (weight[tokens] * s[bag]).sum(-1) * factor}, absorbed)
+    shares = weight[tokens] * s[bag] * factor[:, None]
+    _give_rows(step, shares)
+    return Shares({1: shares.sum(-1)}, absorbed)
 
 
 def _largest(node: Node) -> str | None:

@@ -27,7 +27,7 @@ class Affine:
     tensor per sample. `batch_dimension`: the dimension of x along which its samples lie, if there is one;
     `layout`: the same of the output. `paired`: dimension 1 holds x's channels and those of w, and they are so
     few that two of them cost no more than one: L⁺ and L⁻ then run as one operation with the part "both".
-    `batch`: the number of samples, where it is known.
+    `batch`: the number of samples, where it is known. `noted`: told s and the bias where s·bias is absorbed.
     """
 
     x: Tensor
@@ -43,6 +43,7 @@ class Affine:
     layout: Layout | None = None
     paired: bool = False
     batch: int | None = None
+    noted: Callable[[Tensor, Tensor], None] | None = None
 
     def positive_part(self, positive: Tensor, negative: Tensor | None) -> Tensor:
         """Σ_j z_kj⁺ = L⁺(x⁺) + L⁻(x⁻), of x in its two parts (`negative` is None where x ≥ 0)."""
@@ -204,6 +205,8 @@ def settled(
         absorbed["stabilizer"] = f.account_product(s, stabiliser)
     if bias is not None:
         absorbed["bias"] = f.account_product(s, bias)
+        if f.noted is not None:
+            f.noted(s, bias)
     return shares, absorbed
 
 
