@@ -9,7 +9,7 @@ one call instead.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from torch.utils import _pytree as pytree
 
 from relprop.engine.archive import refuse_code
 from relprop.engine.exported import first_line, graph_of
+from relprop.engine.frontends import onnx
 from relprop.engine.graph import Graph, Meta, Node
-from relprop.engine.isolate import LOCK, muted, quietly, untouched
+from relprop.engine.isolate import LOCK, muted, quietly, run_isolated, untouched
 from relprop.engine.tape import place_of, tensors_of, trace
 from relprop.errors import CaptureError, InvalidInput
 
@@ -54,12 +55,14 @@ def _shared(graph: Graph, leaves: list[Any]) -> frozenset[str]:
     return frozenset(node.name for node in graph.nodes if node.kind == "input" and not counts(node))
 
 
-def from_module(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
+def from_module(
+    model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], counts: Sequence[int] = (2, 1)
+) -> Graph:
     """Capture an eager module by torch.export: with a dynamic batch, else for one sample, else as a concrete
     trace."""
     check_module(model)
     reason = "it computes with a fixed batch size"
-    for count in (2, 1):
+    for count in counts:
         try:
             graph = from_export(model, args, kwargs, count)
         except CaptureError as error:
@@ -93,6 +96,21 @@ def from_export(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str,
         except Exception as error:
             raise CaptureError(first_line(error)) from error
     return _live(graph_of(program, batched), model)
+
+
+def from_onnx(model: onnx.OnnxModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
+    """Capture an ONNX file, once its outputs for one sample are found to be those that ONNX computes."""
+    size = batch_size((args, kwargs))
+    onnx.check_inputs(model, args, kwargs, size)
+    fixed = onnx.batch_of(model, [_has_batch(leaf, size) for leaf in pytree.tree_leaves((args, kwargs))])
+    if fixed not in (None, 1):
+        raise CaptureError(
+            f"the ONNX file is for a fixed batch of {fixed}\n"
+            "  do: export it with a dynamic batch: torch.onnx.export(…, dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))"
+        )
+    one, named = samples((args, kwargs), 1)
+    onnx.compare(model, one, named, run_isolated(model, one, named))
+    return from_module(model, args, kwargs, (2, 1) if fixed is None else (1,))
 
 
 def from_call(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
@@ -150,10 +168,21 @@ def check_module(model: torch.nn.Module) -> None:
 
 def from_file(path: str | Path, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
     """Capture a program saved by `torch.export.save`."""
-    return from_program(load(path), args, kwargs)
+    return from_program(load_program(path), args, kwargs)
 
 
-def load(path: str | Path) -> ExportedProgram:
+def load(path: str | Path) -> ExportedProgram | torch.nn.Module:
+    """The model in a file: `FILES` says by its ending which one reads it. Raises `InvalidInput` for other files."""
+    file = Path(path)
+    read = FILES.get(file.suffix.lower())
+    if read is None:
+        raise InvalidInput(
+            f"model: {file} is not a file that relprop reads\n  do: give one ending in {', '.join(FILES)}"
+        )
+    return read(file)
+
+
+def load_program(path: str | Path) -> ExportedProgram:
     """The exported program in a `.pt2` file. Raises `InvalidInput` where it cannot be read, or could run code."""
     file = Path(path)
     if not file.is_file():
@@ -272,6 +301,13 @@ _DYNAMIC = (
 Frontend = Callable[[Any, tuple[Any, ...], dict[str, Any]], Graph]
 FRONTENDS: list[tuple[Callable[[Any], bool], Frontend]] = [
     (lambda model: isinstance(model, ExportedProgram), from_program),
+    (lambda model: isinstance(model, onnx.OnnxModel), from_onnx),
     (lambda model: isinstance(model, torch.nn.Module), from_module),
     (lambda model: isinstance(model, (str, Path)) and str(model).endswith(".pt2"), from_file),
 ]
+
+FILES: dict[str, Callable[[Path], ExportedProgram | torch.nn.Module]] = {
+    ".pt2": load_program,
+    ".onnx": onnx.load,
+}
+"""From the ending of a file's name to what reads a model from it."""
