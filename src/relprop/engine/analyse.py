@@ -141,7 +141,7 @@ def weighted(graph: Graph, operations: Mapping[str, Operation], facts: Facts) ->
         if node.kind == "call"
         and any(ref in facts.data for ref in values_of(node))
         and (operation := operations.get(node.operation)) is not None
-        and operation.kind in ("linear", "convolution")
+        and operation.kind in ("linear", "convolution", "recurrent")
     ]
 
 

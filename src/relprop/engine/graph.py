@@ -30,6 +30,12 @@ class Meta:
     dtype: torch.dtype
     batch: tuple[int, ...] = ()  # the dimensions whose size grows with the batch
 
+    def without(self, dimension: int) -> Meta:
+        """That of a value without one of its dimensions."""
+        shape = (*self.shape[:dimension], *self.shape[dimension + 1 :])
+        batch = tuple(d - (d > dimension) for d in self.batch if d != dimension)
+        return Meta(shape, self.dtype, batch)
+
     def __str__(self) -> str:
         sizes = (
             "B" if d in self.batch and s == 2 else f"{s // 2}·B" if d in self.batch else str(s)

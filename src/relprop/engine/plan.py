@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from relprop.engine.analyse import Facts, first_and_last
 from relprop.engine.graph import Graph, Node, refs
 from relprop.engine.ops import KINDS, OPS, Operation
-from relprop.engine.rules import Attention, LinearRule, Pass, Rule
+from relprop.engine.rules import Addition, Attention, LinearRule, Pass, Product, Recurrent, Rule
 from relprop.errors import InvalidInput, RelevanceWarning, UnsupportedOperation
 
 WEIGHTED = ("linear", "convolution")
@@ -217,6 +217,8 @@ def refuse(graph: Graph, facts: Facts) -> None:
 
 
 def _with_rule(planned: Planned, operation: Operation, composite: Composite, used: set[int]) -> Planned:
+    if planned.kind == "recurrent":
+        return _with_rules_of_parts(planned, composite, used)
     for index, (where, rule) in enumerate(composite.rules):
         why = _match(where, planned)
         if why is None or (not isinstance(rule, operation.rules) and not _is_kind(where)):
@@ -236,6 +238,46 @@ def _with_rule(planned: Planned, operation: Operation, composite: Composite, use
     if planned.kind == "product" and operation.kind in WEIGHTED:
         default = Attention()
     return dataclasses.replace(planned, rule=default, why=f"default of {planned.kind}")
+
+
+_PART_KINDS = {"linear": (*WEIGHTED, "weighted"), "product": ("product",), "addition": ("addition",)}
+_PART_RULES: dict[str, type[Rule]] = {"linear": LinearRule, "product": Product, "addition": Addition}
+
+
+def _with_rules_of_parts(planned: Planned, composite: Composite, used: set[int]) -> Planned:
+    """A recurrent operation gets what the composite gives to the operations that it consists of.
+
+    Positions do not select it: a recurrent layer stands first and last at once.
+    """
+    found: dict[str, Rule] = {}
+    reasons: list[str] = []
+    for index, (where, rule) in enumerate(composite.rules):
+        for part, kinds in _PART_KINDS.items():
+            own = _rule_of_part(part, rule)
+            if part in found or own is None or (isinstance(where, str) and where in POSITIONS):
+                continue
+            if _is_kind(where):
+                why = f"kind {where}" if where in (*kinds, planned.kind) else None
+            else:
+                why = _match(where, planned)
+            if why is not None:
+                found[part] = own
+                reasons.append(why)
+                used.add(index)
+        if where == planned.kind and not isinstance(rule, (Recurrent, *_PART_RULES.values())):
+            raise InvalidInput(
+                f"rules: {rule} cannot be used for {planned.operation} ({planned.module or 'the model itself'}, {planned.source})\n"
+                "  do: give it Recurrent(…), or a rule for linear operations, products or additions"
+            )
+    why = ", ".join(dict.fromkeys(reasons)) or f"default of {planned.kind}"
+    return dataclasses.replace(planned, rule=Recurrent(**found), why=why)  # type: ignore[arg-type]
+
+
+def _rule_of_part(part: str, rule: Rule) -> Rule | None:
+    """What a rule says of a part of a recurrent operation; None where it does not speak of it."""
+    if isinstance(rule, Recurrent):
+        return getattr(rule, part)  # type: ignore[no-any-return]
+    return rule if isinstance(rule, _PART_RULES[part]) else None
 
 
 def _is_kind(where: Where) -> bool:

@@ -6,6 +6,8 @@ docs/rules.md says where one cannot be met.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -91,6 +93,11 @@ _A2B1_IB = _exact(AlphaBeta, alpha=2.0, beta=1.0, bias="ignore")
 _PLUS_IB = _exact(ZPlus)
 _GATES = Epsilon(1e-3)  # Arras et al. 2017
 
+
+def _gated(product: Literal["signal", "half", "proportional"]) -> tuple[Pair, ...]:
+    return ("weighted", _GATES), ("product", Product(product)), ("addition", Addition(epsilon=1e-3))
+
+
 PRESETS: dict[str, Composite] = {}
 
 
@@ -100,8 +107,8 @@ def _row(name: str, about: str, rules: tuple[Pair, ...], fold: bool = True) -> N
 
 # fmt: off
 _row("auto",
-     "a first choice for every network: γ = 0.1 in layers with weights, ε in the last; attention by AttnLRP",
-     (("last", Epsilon(1e-6)), ("weighted", Gamma(0.1))))
+     "a first choice for every network: γ = 0.1 in layers with weights, ε in the last and in recurrent layers; attention by AttnLRP",
+     (("recurrent", _GATES), ("last", Epsilon(1e-6)), ("weighted", Gamma(0.1))))
 _row("epsilon",
      "ε = 1e-6 in every linear operation (Bach et al. 2015, Eq. 58)",
      (("weighted", Epsilon(1e-6)),))
@@ -131,13 +138,13 @@ _row("cp_lrp",
      _attention(Softmax("constant"), Attention("signal", softmax="constant")))
 _row("lrp_all",
      "recurrent networks (Arras et al. 2017): ε = 1e-3, the signal gets all of a product, the gate nothing",
-     (("weighted", _GATES), ("product", Product("signal"))))
+     _gated("signal"))
 _row("lrp_half",
      "recurrent networks: ε = 1e-3, gate and signal get half of a product each",
-     (("weighted", _GATES), ("product", Product("half"))))
+     _gated("half"))
 _row("lrp_prop",
      "recurrent networks (Ding et al. 2017): ε = 1e-3, gate and signal share a product by their values",
-     (("weighted", _GATES), ("product", Product("proportional"))))
+     _gated("proportional"))
 
 _row("zennit/epsilon_plus",
      "zennit 0.5.1 EpsilonPlus: z⁺ with its bias in convolutions, ε = 1e-6 in linear layers",

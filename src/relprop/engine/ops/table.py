@@ -27,6 +27,7 @@ KINDS: dict[str, str] = {
     "pool": "averages and sums: average pooling, mean, sum, up-sampling",
     "max": "selections by size: max pooling, maximum, sort",
     "addition": "sums of two or more data tensors",
+    "recurrent": "recurrent layers and cells, and the pre-activations of written-out ones",
     "product": "products of two data tensors: gates, attention",
     "softmax": "softmax and its relatives",
     "activation": "elementwise functions and scalings by constants",

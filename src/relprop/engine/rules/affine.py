@@ -195,7 +195,7 @@ def settled(
     absorbed: dict[str, Tensor] = {}
     if empty is not None:
         absorbed["undistributed"] = f.account(torch.where(empty, relevance, 0.0))
-    if rule.bias == "distribute":
+    if rule.spreads:
         kept = [part for part in (bias, stabiliser) if part is not None]
         for part in kept:
             shares, lost = _spread(f, shares, s * part)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from relprop.errors import InvalidInput
 
-Bias = Literal["absorb", "ignore", "distribute"]
+Bias = Literal["absorb", "ignore", "distribute", "distribute_layer"]
 Stabiliser = Literal["signed", "unsigned", "clip", "relative", "exact_zero_only"]
 
 
@@ -43,7 +43,7 @@ class Rule:
 def _value(value: object) -> str:
     """A parameter in a few characters."""
     if not isinstance(value, Tensor):
-        return repr(value)
+        return str(value) if isinstance(value, Rule) else repr(value)
     if value.numel() > 4:
         return f"tensor of shape {tuple(value.shape)}"
     return f"({', '.join(f'{float(v):.3g}' for v in value.flatten())})"
@@ -55,7 +55,9 @@ class LinearRule(Rule):
     normalisation.
 
     `bias`: "absorb" keeps the bias in the denominator and its share in the account "bias"; "ignore" leaves it
-    out of the rule; "distribute" spreads its share and the stabiliser's evenly over the inputs of each unit.
+    out of the rule; "distribute" spreads its share and the stabiliser's evenly over the inputs of each unit;
+    "distribute_layer" does the same, and in recurrent layers also spreads what the sum in an LSTM's cell leaves to
+    its stabiliser, over all units of both summands (Arras et al. 2017, bias_factor = 1).
     `epsilon`: the stabiliser ≥ 0, added to each denominator with the sign of what it stabilises (zero counts
     as positive). `stabiliser` changes how: "unsigned" adds it as it is; "clip" raises small denominators to
     it; "relative" multiplies it by the root mean square of each sample's z; "exact_zero_only" uses it where z
@@ -68,12 +70,17 @@ class LinearRule(Rule):
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        _one_of(name, "bias", self.bias, ("absorb", "ignore", "distribute"))
+        _one_of(name, "bias", self.bias, ("absorb", "ignore", "distribute", "distribute_layer"))
         if not self.epsilon >= 0:
             raise InvalidInput(f"epsilon: {self.epsilon!r} is negative\n  do: give a number ≥ 0")
         _one_of(
             name, "stabiliser", self.stabiliser, ("signed", "unsigned", "clip", "relative", "exact_zero_only")
         )
+
+    @property
+    def spreads(self) -> bool:
+        """Whether what bias and stabiliser take is spread over the inputs."""
+        return self.bias in ("distribute", "distribute_layer")
 
 
 @dataclass(frozen=True)
@@ -263,6 +270,26 @@ class Taylor(Rule):
     stabiliser ε."""
 
     epsilon: float = 1e-6
+
+
+@dataclass(frozen=True)
+class Recurrent(Rule):
+    """Recurrent layers and cells: the rules of the operations that they consist of.
+
+    `linear`: of the pre-activations, with the input and the hidden state as one input of one denominator (and of an
+    LSTM's projection); `product`: of gates and what they gate; `addition`: of the sum in an LSTM's or GRU's cell. A
+    composite that names none gives each part what it gives to operations of that kind, so that a layer gets the
+    relevance of its written-out loop. LRP-all is Product("signal") (Arras et al. 2017), LRP-half Product("half").
+    """
+
+    linear: LinearRule = field(default_factory=Epsilon)
+    product: Product = field(default_factory=Product)
+    addition: Addition = field(default_factory=Addition)
+
+    def __str__(self) -> str:
+        """As tables print it: the rule of linear operations, and how products (and unusual sums) are shared."""
+        how = "" if self.addition.how == "proportional" else f", addition={self.addition.how!r}"
+        return f"Recurrent({self.linear}, product={self.product.how!r}{how})"
 
 
 @dataclass(frozen=True)

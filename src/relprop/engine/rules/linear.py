@@ -138,7 +138,7 @@ def _side(
     bias = None
     if f.bias is not None and rule.bias != "ignore":
         bias = f.bias if full else f.bias.clamp(min=0) if upper else f.bias.clamp(max=0)
-    if not full and rule.epsilon and rule.stabiliser == "signed" and rule.bias != "distribute":
+    if not full and rule.epsilon and rule.stabiliser == "signed" and not rule.spreads:
         return _one_sided(rule, f, relevance, part, bias, rule.epsilon if upper else -rule.epsilon)
     part = part if bias is None else part + bias
     looked = f.x.device.type == "cpu" and not full  # on a GPU to look costs more than to mask
