@@ -45,15 +45,9 @@ if not FILE.is_file():
 ALL = {case["name"]: case for case in json.loads(FILE.read_text())["cases"]}
 RTOL, ATOL = 1e-9, 1e-13
 
-RECURRENT = "a recurrent network, tested with the unrolling of recurrent operations"
 CLASSICAL = "a fitted classical model, tested with relprop.classical"
 METHOD = "no relevance propagation by rules: another method of explanation"
 LEFT_OUT = {
-    "lstm_step_all": RECURRENT,
-    "lstm_step_all_arras_bias1": RECURRENT,
-    "lstm_step_half": RECURRENT,
-    "gru_step_all": RECURRENT,
-    "elman_step": RECURRENT,
     "contextual_decomposition": METHOD,
     "gradient_family": METHOD,
     "gradcam": METHOD,
@@ -765,6 +759,96 @@ def _(i: dict[str, Any], p: dict[str, Any], e: dict[str, Any]) -> None:
     same(found.inputs[0], e["R_in_half"])
     gate = exact(("product", Product("second")))
     same(walked(Gated(), gate, [i["x"]], "output").inputs[0], e["R_in_gate_constant"])
+
+
+# ---------------------------------------------------------------- recurrent networks
+
+
+class OneStep(nn.Module):
+    """One step of a recurrent network from given states (B, H): the layer, torch's cell or the cell written out."""
+
+    def __init__(self, kind: str, i: dict[str, Any], spelling: str) -> None:
+        super().__init__()
+        self.kind, self.spelling = kind, spelling
+        w, u = (numbers(i[a] if a in i else i[b]) for a, b in (("weight_ih", "W"), ("weight_hh", "U")))
+        b = numbers(i.get("bias_ih", i.get("bias", i.get("b"))))
+        d = numbers(i["bias_hh"]) if "bias_hh" in i else torch.zeros_like(b)
+        self.cell = getattr(nn, kind + "Cell")(w.shape[1], u.shape[1]).double()
+        self.layer = getattr(nn, kind)(w.shape[1], u.shape[1], batch_first=True).double()
+        for name, value in (("weight_ih", w), ("weight_hh", u), ("bias_ih", b), ("bias_hh", d)):
+            for module, path in ((self.cell, name), (self.layer, f"{name}_l0")):
+                getattr(module, path).data.copy_(value)
+        self.gates = nn.ModuleDict({"i": nn.Sigmoid(), "f": nn.Sigmoid(), "g": nn.Tanh(), "o": nn.Sigmoid()})
+
+    def forward(self, x: Tensor, *states: Tensor) -> Tensor:
+        if self.spelling == "layer":
+            given = tuple(s[None] for s in states)
+            return self.layer(x[:, None], given if self.kind == "LSTM" else given[0])[0][:, 0]
+        if self.spelling == "cell":
+            return self.cell(x, states)[0] if self.kind == "LSTM" else self.cell(x, states[0])
+        gi, gh = self._projected(x, states[0])
+        if self.kind == "RNN":
+            return torch.tanh(gi + gh)
+        if self.kind == "GRU":
+            (a, b, c), (d, e, f) = gi.chunk(3, 1), gh.chunk(3, 1)
+            r, z = torch.sigmoid(a + d), torch.sigmoid(b + e)
+            return (1 - z) * torch.tanh(c + r * f) + z * states[0]
+        parts = (gi + gh).chunk(4, 1)
+        i, f, g, o = (self.gates[name](part) for name, part in zip("ifgo", parts, strict=True))
+        return o * torch.tanh(f * states[1] + i * g)
+
+    def _projected(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        c = self.cell
+        return F.linear(x, c.weight_ih, c.bias_ih), F.linear(h, c.weight_hh, c.bias_hh)
+
+
+SPELLINGS = ("layer", "cell", "written out")
+
+
+@case("lstm_step_all", "lstm_step_all_arras_bias1")
+def _(i: dict[str, Any], p: dict[str, Any], e: dict[str, Any]) -> None:
+    bias = "distribute_layer" if p["bias_factor"] else "absorb"
+    rules = relprop.Composite(
+        [("weighted", Epsilon(p["epsilon"], bias=bias)), ("addition", Addition(epsilon=p["epsilon"]))]
+    )
+    for spelling in SPELLINGS[:2] if p["bias_factor"] else SPELLINGS:
+        model = nn.Module()
+        step, head = OneStep("LSTM", i, spelling), linear(i["W_out"])
+        model.step, model.head = step, head
+        model.forward = lambda *inputs, step=step, head=head: head(step(*inputs))  # type: ignore[method-assign]
+        args = [i["x"][0], i["h0"], i["c0"]]
+        seed = [e["y"][0], 0.0]
+        found = walked(model, rules, args, seed, at=("step",))
+        same(found.output, e["y"])
+        for result, key in zip(found.inputs, ("R_x", "R_h0", "R_c0"), strict=True):
+            same(result, e[key])
+        same(sum(r.sum() for r in found.inputs), e["total"])
+
+
+@case("lstm_step_half")
+def _(i: dict[str, Any], p: dict[str, Any], e: dict[str, Any]) -> None:
+    for spelling in SPELLINGS:
+        inner = tuple(f"gates.{name}" for name in "ifgo") if spelling == "written out" else ()
+        args = [i["x"], i["h0"], i["c0"]]
+        found = walked(OneStep("LSTM", i, spelling), exact(), args, i["R_h1"], at=inner)
+        same(found.output, e["h1"])
+        for result, key in zip(found.inputs, ("R_x", "R_h0", "R_c0"), strict=True):
+            same(result, e[key])
+        same(found.account("bias"), e["to_bias"])
+        if inner:
+            same(torch.cat([found.inside[path] for path in inner]), e["R_preactivations"])
+
+
+@case("gru_step_all", "elman_step")
+def _(i: dict[str, Any], p: dict[str, Any], e: dict[str, Any]) -> None:
+    rules = exact(("product", Product("signal", epsilon=0.0)))
+    for spelling in SPELLINGS:
+        model = OneStep("GRU" if "weight_ih" in i else "RNN", i, spelling)
+        found = walked(model, rules, [i["x"], i["h0"]], i["R_h1"])
+        same(found.output, e["h1"])
+        same(found.inputs[0], e["R_x"])
+        same(found.inputs[1], e["R_h0"])
+        same(found.account("bias"), e["to_bias"])
 
 
 # the softmax rule by its own name, beside its default

@@ -277,7 +277,7 @@ class _Joining:
         source = node.args[0]
         whole = meta_of(self.nodes, source)
         if index is None:
-            dim, index = node.args[1:3]
+            dim, index = node.args[1], node.args[2]
         else:
             dim = node.args[1] if len(node.args) > 1 else 0
         if whole is None or not isinstance(index, int):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from relprop.engine.analyse import Facts, first_and_last
 from relprop.engine.graph import Graph, Node, refs
+from relprop.engine.joint import joint_linear
 from relprop.engine.ops import KINDS, OPS, Operation
 from relprop.engine.rules import Addition, Attention, LinearRule, Pass, Product, Recurrent, Rule
 from relprop.errors import InvalidInput, RelevanceWarning, UnsupportedOperation
@@ -170,7 +171,7 @@ def assign(graph: Graph, facts: Facts, composite: Composite) -> Plan:
 
 def kind_of(node: Node, operation: Operation, facts: Facts) -> str:
     """The row's kind; a linear operation both of whose factors are data is a product."""
-    if operation.kind in WEIGHTED:
+    if operation.kind in WEIGHTED and node.function is not joint_linear:  # whose data are summands
         factors = [argument for i, argument in enumerate(node.args) if not _is_bias(node, i)]
         if sum(ref in facts.data for argument in factors for ref in refs(argument)) > 1:
             return "product"
