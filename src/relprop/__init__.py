@@ -1,6 +1,7 @@
 """relprop: why a model predicted what it predicted, with an account that adds up."""
 
 from relprop import rules
+from relprop.doctor import doctor
 from relprop.engine.ops import OPS, Operation, register
 from relprop.engine.plan import Composite, Plan
 from relprop.engine.presets import presets
@@ -37,6 +38,7 @@ __all__ = [
     "Step",
     "UnsupportedOperation",
     "clear_cache",
+    "doctor",
     "explain",
     "methods",
     "presets",

@@ -11,7 +11,9 @@ import typer
 import relprop
 from relprop.cli import photos as work
 from relprop.cli import printing
-from relprop.data import DEMO, photographs_in
+from relprop.data import DEMO, open_photograph, photographs_in
+from relprop.doctor import CHECKS
+from relprop.doctor import doctor as examine
 from relprop.errors import InvalidInput
 from relprop.models import Loaded, load
 
@@ -224,6 +226,55 @@ def plan(
             printing.print_json("plan", content)
         else:
             printing.print_plan(rows, f"{loaded.name}, weights {loaded.weights}, rules {rules}")
+
+
+@app.command()
+def doctor(
+    model: ModelOption = "demo",
+    weights: WeightsOption = None,
+    rules: RulesOption = "auto",
+    size: SizeOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    device: DeviceOption = "cpu",
+    seed: Annotated[int, typer.Option(metavar="N", help="Of the random inputs.")] = 0,
+    json: JsonOption = False,
+) -> None:
+    """Ask whether relprop holds its promises on a model: a line each, with its figure; exit code 1 where one fails.
+
+    The inputs are drawn around the bundled photograph.
+
+    \b
+    Examples:
+      relprop doctor
+      relprop doctor --model resnet18 --weights random --rules epsilon_plus_flat
+      relprop doctor --model nets:make --size 64 --json
+    """
+    with printing.reporting():
+        loaded = _load(model, weights, size, mean, std, None, device)
+        how = loaded.preprocessing
+        photograph = how.tensor(how.crop(open_photograph(DEMO / "cat.jpg")))[None]
+        example = photograph.to(device=device, dtype=loaded.dtype())
+        with printing.progress() as bar:
+            task = bar.add_task("examining", total=len(CHECKS))
+
+            def show(check: str) -> None:
+                bar.update(task, advance=1, description=check)
+
+            report = examine(loaded.model, example, rules=rules, seed=seed, progress=show)
+        if json:
+            content = {
+                "model": loaded.name,
+                "weights": loaded.weights,
+                "rules": rules,
+                "healthy": report.healthy,
+                "findings": [finding.as_dict() for finding in report],
+            }
+            printing.print_json("doctor", content)
+        else:
+            printing.print_report(report, f"{loaded.name}, weights {loaded.weights}, rules {rules}")
+        if not report.healthy:
+            raise typer.Exit(1)
 
 
 def _load(

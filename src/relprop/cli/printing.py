@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 import relprop
+from relprop.doctor.findings import HEAD, Report
 from relprop.engine.audit import Audit
 from relprop.engine.plan import Plan
 from relprop.errors import ConservationError, RelevanceWarning, RelpropError
@@ -187,6 +188,15 @@ def print_plan(plan: Plan, title: str) -> None:
     counts = Counter(str(row.rule) for row in plan)
     words = ", ".join(f"{count} {rule}" for rule, count in counts.most_common())
     console.print(Text(f"{len(plan)} operations: {words}"))
+
+
+def print_report(report: Report, title: str) -> None:
+    """The doctor's findings, a line each, and the sum of them."""
+    console = stdout()
+    console.print(Text(title, style="bold"))
+    print_table(HEAD, report.rows(), ("figure", "limit"))
+    counts = Counter(finding.verdict for finding in report)
+    console.print(Text(", ".join(f"{count} {verdict}" for verdict, count in counts.items())))
 
 
 def _short(operation: str) -> str:

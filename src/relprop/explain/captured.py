@@ -23,6 +23,7 @@ from relprop.engine.plan import Composite, Plan, refuse
 from relprop.engine.propagate import HALF, Program, Weights, prepare, record
 from relprop.engine.signature import signature_of, structure_of
 from relprop.errors import CaptureError, InvalidInput, UnsupportedOperation
+from relprop.explain.inputs import check_ids
 
 
 @dataclass(slots=True)
@@ -60,6 +61,7 @@ def captured_graph(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], fo
         if captured is None or captured.graph.concrete:
             raw = _capture(model, args, kwargs, again=captured is not None)
             captured = _analysed(canonise(raw, fold))
+            check_ids(captured.graph, leaves)
             if not _verified(model, captured, args, kwargs):
                 captured = _analysed(
                     canonise(raw, fold=False)
@@ -71,6 +73,8 @@ def captured_graph(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], fo
                         "  do: make the forward pass a function of its inputs and weights"
                     )
             known[key] = captured
+        else:
+            check_ids(captured.graph, leaves)
         return captured
 
 
@@ -79,11 +83,11 @@ def _capture(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], again: b
         return capturing.capture(model, args, kwargs, again)
     except (CaptureError, UnsupportedOperation):
         if isinstance(model, torch.nn.Module):
-            _run_eagerly(model, *capturing.samples((args, kwargs), 1))
+            run_eagerly(model, *capturing.samples((args, kwargs), 1))
         raise
 
 
-def _run_eagerly(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def run_eagerly(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The model's own output. Raises `InvalidInput` where the model itself fails on these inputs."""
     try:
         return run_isolated(model, args, kwargs)
@@ -94,7 +98,11 @@ def _run_eagerly(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InvalidInput(
             f"inputs: the model itself fails on one sample of shape {shapes}: {first}\n"
-            "  do: give inputs with which model(inputs) runs"
+            + (
+                "  do: give ids below the size of the vocabulary, and no more tokens than the model has positions"
+                if isinstance(error, IndexError)
+                else "  do: give inputs with which model(inputs) runs"
+            )
         ) from error
 
 
@@ -111,7 +119,7 @@ def _verified(model: Any, captured: Captured, args: tuple[Any, ...], kwargs: dic
         return True
     count = 2 if captured.graph.batched else 1
     args, kwargs = capturing.samples((args, kwargs), count)
-    expected = _run_eagerly(model, *pytree.tree_map(_copy, (args, kwargs)))
+    expected = run_eagerly(model, *pytree.tree_map(_copy, (args, kwargs)))
     program = prepare(captured.graph, captured.facts, Plan((), Composite()))
     with quietly():  # a graph that draws random numbers leaves the caller's as they were
         values = record(program, leaves_of(model, captured.graph, args, kwargs), Weights())
