@@ -1,0 +1,167 @@
+"""Sums of tensors, and the constants in them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relprop.engine.graph import Node
+from relprop.engine.ops.elementwise.signs import both_known
+from relprop.engine.ops.table import Operation, rows
+from relprop.engine.rules import Addition, Epsilon, LinearRule
+from relprop.engine.rules.affine import add, divided_in_place
+from relprop.engine.step import Shares, Step
+
+
+def sum_to(values: Tensor, like: Any) -> Tensor:
+    """Σ over the dimensions along which an operand of `like`'s shape was broadcast."""
+    shape = tuple(like.shape)
+    return values if values.shape == shape else values.sum_to_size(shape)
+
+
+def addition(step: Step, relevance: Tensor) -> Shares:
+    """a + α b."""
+    a, b = step.args[:2]
+    return _two_summands(step, a, b * step.arg(2, "alpha", 1), relevance)
+
+
+def subtraction(step: Step, relevance: Tensor) -> Shares:
+    """a − α b: a sum whose second summand is negated."""
+    a, b = step.args[:2]
+    return _two_summands(step, a, b * -step.arg(2, "alpha", 1), relevance)
+
+
+def reverse_subtraction(step: Step, relevance: Tensor) -> Shares:
+    """b − α a: `1 - x`. Of a gate z, 1 − z is the other gate (1 − σ(a) = σ(−a)): the identity, not a sum."""
+    a, b = step.args[:2]
+    if is_complement(step.node) and step.is_gate(0):
+        return Shares({0: relevance})
+    return _two_summands(step, a * -step.arg(2, "alpha", 1), b, relevance)
+
+
+def interpolation(step: Step, relevance: Tensor) -> Shares:
+    """lerp(a, b, w) = (1 − w) a + w b: a sum of two; the weight w is a gate, which gets nothing (Arras et
+    al. 2017)."""
+    a, b, w = step.args[0], step.args[1], step.arg(2, "weight")
+    return _two_summands(step, (1 - w) * a, w * b, relevance)
+
+
+def _two_summands(step: Step, first: Any, second: Any, relevance: Tensor) -> Shares:
+    """The shares of a sum whose summands belong to the arguments 0 and 1."""
+    shares, absorbed = share_sum(step, [(first, 0), (second, 1)], relevance)
+    result: dict[int | str, Any] = {}
+    for position, share in enumerate(shares):
+        if share is not None:
+            result[position] = sum_to(share, step.args[position])
+    return Shares(result, absorbed)
+
+
+def share_sum(
+    step: Step, terms: list[tuple[Any, int]], relevance: Tensor
+) -> tuple[list[Tensor | None], dict[str, Tensor]]:
+    """The shares of the summands of the step's output, in its shape; and what is absorbed.
+
+    `terms`: each summand with the position of its argument. A summand that gets nothing has None. A
+    constant's share is absorbed as
+    "bias" where it is computed from weights alone, else as "constant". A constant −∞ is a mask, not a
+    summand.
+    """
+    data = [step.data(position) for _, position in terms]
+    rule = addition_rule(step)
+    if all(data) and rule.how == "first":
+        return [relevance, *[None] * (len(terms) - 1)], {}
+    if all(data) and rule.how == "equal":
+        return [relevance / len(terms) for _ in terms], {}
+    values = [_without_mask(value) if not own else value for (value, _), own in zip(terms, data, strict=True)]
+    if all(value is given for value, (given, _) in zip(values, terms, strict=True)):
+        total = step.output
+    else:
+        total = sum(values)
+    shares, absorbed = _shares_of(values, total, rule, relevance, step)
+    result: list[Tensor | None] = []
+    for share, own, (_, position) in zip(shares, data, terms, strict=True):
+        result.append(share if own else None)
+        if not own:
+            add(absorbed, "bias" if step.is_parameter(position) else "constant", step.account(share))
+            step.give(step.node.args[position], share)
+    return result, absorbed
+
+
+def addition_rule(step: Step) -> Addition:
+    """The step's rule for sums; of a rule for linear operations its ε counts."""
+    if isinstance(step.rule, Addition):
+        return step.rule
+    return Addition(epsilon=step.rule.epsilon) if isinstance(step.rule, LinearRule) else Addition()
+
+
+def _shares_of(
+    values: list[Any], total: Tensor, rule: Addition, relevance: Tensor, step: Step
+) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """The shares of values that sum to `total`, by the rule; constants take part like all others."""
+    if rule.how in ("abs", "positive"):
+        tensors = [torch.as_tensor(value, dtype=total.dtype, device=total.device) for value in values]
+        sizes = [value.abs() if rule.how == "abs" else value.clamp(min=0) for value in tensors]
+        whole = torch.as_tensor(sum(sizes))
+        empty = whole == 0
+        return [relevance * torch.where(empty, 1 / len(sizes), size / whole) for size in sizes], {}
+    s, absorbed = stabilised(step, total, rule.epsilon, relevance)
+    return [s * value for value in values], absorbed
+
+
+def stabilised(
+    step: Step, d: Tensor, epsilon: float, relevance: Tensor, index: int | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """s = R / (d + ε sign d) with the account of the stabiliser; with ε = 0, 0 where d is 0, and R stays
+    there.
+
+    `index`: the part of the output that d and R are laid out like.
+    """
+    if epsilon:
+        stabiliser = torch.copysign(d.new_full((), epsilon), d)
+        s = divided_in_place(relevance, d + stabiliser)
+        return s, {"stabilizer": step.account(s, index, times=stabiliser)}
+    empty = d == 0
+    lost = step.account(torch.where(empty, relevance, 0.0), index)
+    return torch.where(empty, 0.0, relevance / d), {"undistributed": lost}
+
+
+def _without_mask(value: Any) -> Any:
+    """A constant summand without its infinite entries: they hide the others' values and are no part of a
+    sum."""
+    if not isinstance(value, Tensor) or bool(torch.isfinite(value).all()):
+        return value
+    return torch.where(torch.isfinite(value), value, 0.0)
+
+
+def multiply_add(step: Step, relevance: Tensor) -> Shares:
+    """addcmul, addcdiv: a + v · t · u (or t / u), shared like the sum, its second summand then like a
+    product."""
+    a, t, u = step.args[:3]
+    value = step.arg(3, "value", 1)
+    term = value * t / u if "addcdiv" in step.node.operation else value * t * u
+    factors = [i for i in (1, 2) if step.data(i)]
+    if len(factors) == 2 and step.is_gate(1) != step.is_gate(2):
+        factors = [2 if step.is_gate(1) else 1]
+    owner = factors[0] if factors else 1
+    (to_a, to_term), absorbed = share_sum(step, [(a, 0), (term, owner)], relevance)
+    result: dict[int | str, Any] = {} if to_a is None else {0: sum_to(to_a, a)}
+    if to_term is not None:
+        result |= {i: sum_to(to_term / len(factors), step.args[i]) for i in factors}
+    return Shares(result, absorbed)
+
+
+def is_complement(node: Node) -> bool:
+    """Whether the node computes 1 − x."""
+    return (
+        node.operation == "aten.rsub.Scalar" and len(node.args) == 2 and node.args[1] == 1 and not node.kwargs
+    )
+
+
+_SUMS = (Addition, Epsilon)
+rows("add.Tensor add.Scalar", Operation("addition", addition, "both", Addition(), _SUMS, both_known))
+rows("sub.Tensor sub.Scalar subtract.Tensor", Operation("addition", subtraction, "both", Addition(), _SUMS))
+rows("rsub.Scalar rsub.Tensor", Operation("addition", reverse_subtraction, "both", Addition(), _SUMS))
+rows("addcmul addcdiv", Operation("addition", multiply_add, "both", Addition(), _SUMS))
+rows("lerp.Scalar lerp.Tensor", Operation("addition", interpolation, "both", Addition(), _SUMS))

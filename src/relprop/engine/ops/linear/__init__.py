@@ -1,0 +1,16 @@
+"""Products with constant matrices, convolutions, and everything else that is linear in its data and has
+weights."""
+
+from relprop.engine.ops.linear import convolution, products
+from relprop.engine.ops.linear.maps import BILINEAR_RULES, LINEAR_RULES, adjoint, affine, by_rule, part_of
+
+__all__ = [
+    "BILINEAR_RULES",
+    "LINEAR_RULES",
+    "adjoint",
+    "affine",
+    "by_rule",
+    "convolution",
+    "part_of",
+    "products",
+]

@@ -1,0 +1,77 @@
+"""The settings of a convolution, whatever its spelling, and its adjoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relprop.engine.canonise import convolution_arguments, padded_convolution
+from relprop.engine.step import Step
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True, slots=True)
+class Convolution:
+    """A convolution without its data: `sides` is zero padding, each side on its own, on top of `padding`."""
+
+    stride: list[int]
+    padding: list[int]
+    dilation: list[int]
+    transposed: bool
+    output_padding: list[int]
+    groups: int
+    sides: list[int]
+
+    def apply(self, x: Tensor, w: Tensor | None) -> Tensor:
+        """The convolution of x, batched or not, with the weight w."""
+        batched = x.dim() == len(self.stride) + 2
+        y = aten.convolution(self._padded(x if batched else x[None]), w, None, *self._rest())
+        return y if batched else y[0]  # type: ignore[no-any-return]
+
+    def transpose(self, x: Tensor, v: Tensor, w: Tensor | None) -> Tensor:
+        """Its adjoint: the backward pass to an input of x's size."""
+        batched = x.dim() == len(self.stride) + 2
+        like, v = self._padded(x if batched else x[None]), v if batched else v[None]
+        channels = like.shape[1] if self.transposed or w is None else w.shape[1] * self.groups
+        if channels != like.shape[1]:  # only its size matters
+            like = like.new_empty(like.shape[0], channels, *like.shape[2:])
+        grad: Tensor = aten.convolution_backward(v, like, w, None, *self._rest(), [True, False, False])[0]
+        if any(self.sides):
+            grad = aten.constant_pad_nd(grad, [-side for side in self.sides], 0)
+        return grad if batched else grad[0]
+
+    def _padded(self, x: Tensor) -> Tensor:
+        return aten.constant_pad_nd(x, self.sides, 0) if any(self.sides) else x
+
+    def _rest(self) -> tuple[Any, ...]:
+        return self.stride, self.padding, self.dilation, self.transposed, self.output_padding, self.groups
+
+
+def convolution_of(step: Step) -> Convolution:
+    """The settings of a convolution, whatever its spelling."""
+    rank = step.args[1].dim() - 2
+    zeros = [0] * rank
+    if step.function is padded_convolution:
+        sides, stride, dilation, groups = step.args[3:]
+        return Convolution(stride, zeros, dilation, False, zeros, groups, sides)
+    found = convolution_arguments(step.node)
+    if found is not None:
+        names = ("stride", "padding", "dilation", "transposed", "output_padding", "groups")
+        return Convolution(**{name: found[name] for name in names}, sides=[0] * 2 * rank)
+
+    def full(position: int, name: str) -> list[int]:
+        value = step.arg(position, name, [1])
+        return [value] * rank if isinstance(value, int) else list(value) * (rank if len(value) == 1 else 1)
+
+    stride, dilation, kernel = full(3, "stride"), full(5, "dilation"), step.args[1].shape[2:]
+    sides = []
+    if step.arg(4, "padding") == "same":  # an odd amount has its larger half on the far side
+        for total in (d * (k - 1) for d, k in zip(reversed(dilation), reversed(kernel), strict=True)):
+            sides += [total // 2, total - total // 2]
+    return Convolution(
+        stride, zeros, dilation, False, zeros, step.arg(6, "groups", 1), sides or [0] * 2 * rank
+    )
