@@ -15,7 +15,7 @@ from relprop.engine.analyse import Facts, values_of
 from relprop.engine.audit import Entry
 from relprop.engine.graph import Graph, Node, Ref, parents, replace_refs
 from relprop.engine.ops import OPS
-from relprop.engine.ops.elementwise import gate_source
+from relprop.engine.ops.elementwise import gate_source, is_complement
 from relprop.engine.plan import Plan
 from relprop.engine.rules import Rule
 from relprop.engine.step import Journal, Shares, Step, sum_per_sample
@@ -122,14 +122,15 @@ def _summarises(statistic: Ref, of: Ref, nodes: Mapping[str, Node], facts: Facts
 
 
 def _gates(graph: Graph) -> frozenset[Ref]:
-    """Values that are the output of a sigmoid or softmax, rearranged or scaled at most."""
+    """Values that are the output of a sigmoid or softmax, rearranged at most, and one minus such."""
     found: set[Ref] = set()
     for node in graph.nodes:
         row = OPS.get(node.operation)
         if node.kind != "call" or row is None:
             continue
         read = list(parents(node))
-        if gate_source(node) or (row.kind == "selection" and read and read[0] in found):
+        kept = row.kind == "selection" or is_complement(node)
+        if gate_source(node) or (kept and read and read[0] in found):
             found.add(Ref(node.name))
     return frozenset(found)
 
