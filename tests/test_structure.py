@@ -23,6 +23,7 @@ ORDER = [
     "engine.ops",
     "engine.analyse",
     "engine.isolate",
+    "engine.standins",
     "engine.tape",
     "engine.exported",
     "engine.archive",

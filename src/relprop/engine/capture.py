@@ -23,6 +23,7 @@ from relprop.engine.exported import first_line, graph_of
 from relprop.engine.frontends import onnx
 from relprop.engine.graph import Graph, Meta, Node
 from relprop.engine.isolate import LOCK, muted, quietly, run_isolated, untouched
+from relprop.engine.standins import StandIns
 from relprop.engine.tape import place_of, tensors_of, trace
 from relprop.errors import CaptureError, InvalidInput
 
@@ -88,7 +89,7 @@ def from_export(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str,
     for leaf, free in zip(pytree.tree_leaves((args, kwargs)), batched, strict=True):
         if free and count > 1:
             shapes[leaf] = {0: Dim.AUTO}
-    with LOCK, quietly(), untouched(model), muted():
+    with LOCK, quietly(), untouched(model), muted(), StandIns():
         try:
             program = torch.export.export(
                 model, args, kwargs, dynamic_shapes=shapes if count > 1 else None, strict=False

@@ -17,6 +17,7 @@ from relprop.engine.functional import functionalise
 from relprop.engine.graph import Graph, Meta, Node, Ref, name_of
 from relprop.engine.isolate import quietly
 from relprop.engine.ops import OPS
+from relprop.engine.standins import ORIGINALS
 from relprop.engine.tape import TORCH
 from relprop.errors import CaptureError
 
@@ -192,7 +193,7 @@ class _Reader:
             Node(
                 prefix + node.name,
                 "call",
-                node.target,  # type: ignore[arg-type]
+                ORIGINALS.get(node.target, node.target),
                 args,
                 kwargs,
                 module=path,
