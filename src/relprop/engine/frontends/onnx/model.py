@@ -24,6 +24,9 @@ class Step(nn.Module):
     def __init__(self, node: Node, row: Operator, own: nn.Module | None) -> None:
         super().__init__()
         self.node, self.row, self.own = node, row, own
+        self.taken: tuple[int, ...] = getattr(
+            own, "taken", ()
+        )  # the places of constants that it holds itself
 
     def forward(self, *inputs: Any) -> Any:
         """The operator's outputs from the values of its inputs."""
@@ -56,9 +59,10 @@ class OnnxModel(nn.Module):
             self.steps.add_module(node.path, step)
             runs.append(step)
         self.order = tuple(step.node.path for step in runs)
-        read = {name for step in runs if step.own is None for name in step.node.inputs} | {
-            v.name for v in held.outputs
+        read = {
+            name for step in runs for place, name in enumerate(step.node.inputs) if place not in step.taken
         }
+        read |= {value.name for value in held.outputs}
         for name, value in held.constants.items():
             if name in read:
                 self._add(name, value)
@@ -133,12 +137,10 @@ class _Run:
 
     def _inputs(self, step: Step) -> list[Any]:
         node, row = step.node, step.row
-        if step.own is not None:  # its constants are the module's own
-            return [self.values.get(name) if name in self.values else None for name in node.inputs]
         found: list[Any] = []
         for place, name in enumerate(node.inputs):
             known = self._numbers(name) if name else None
-            if not name:
+            if not name or place in step.taken:
                 found.append(None)
             elif place in row.host:
                 found.append(host.numbers(known) if known is not None else self.tensor(name).tolist())

@@ -20,6 +20,8 @@ _ACTIVATIONS = {"LSTM": ("sigmoid", "tanh", "tanh"), "GRU": ("sigmoid", "tanh"),
 class Recurrent(nn.Module):
     """One layer in one direction or both, with ONNX's shapes: (T, B, F) in, (T, directions, B, H) out."""
 
+    taken = (1, 2, 3)
+
     def __init__(self, node: Node, constants: Mapping[str, np.ndarray[Any, Any]]) -> None:
         super().__init__()
         _check(node, constants)
