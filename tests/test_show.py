@@ -245,7 +245,7 @@ def test_a_batch_of_methods_has_a_row_for_each_image(relevance: torch.Tensor, ph
 
 
 def test_every_kind_draws_one_sample_and_a_batch() -> None:
-    shapes = {"image": (3, 20, 20), "series": (2, 40), "video": (3, 9, 20, 20), "table": (7,)}
+    shapes = {"image": (3, 20, 20), "series": (2, 40), "video": (3, 9, 20, 20), "table": (7,), "text": (5,)}
     assert shapes.keys() == show.DRAW.keys()
     for kind, shape in shapes.items():
         values = torch.randn(2, *shape)
@@ -341,7 +341,7 @@ def test_nan_and_infinity_are_refused(relevance: torch.Tensor, photo: np.ndarray
         (lambda: show.table(np.ones(3), names=["one"]), "1 names for 3 features"),
         (lambda: show.video(np.ones((3, 9, 9))), "video relevance has shape"),
         (lambda: show.video(np.ones((1, 4, 9, 9)), np.ones((3, 5, 9, 9))), "frames have shape"),
-        (lambda: show.draw(np.ones((2, 9)), "text"), "unknown kind 'text'"),
+        (lambda: show.draw(np.ones((2, 9)), "sound"), "unknown kind 'sound'"),
         (lambda: show.draw(np.ones((2, 9)), "image"), "is no image"),
         (lambda: show.draw(np.ones(9)), "its first dimension is the batch"),
     ],

@@ -16,6 +16,7 @@ ORDER = [
     "engine.graph",
     "engine.step",
     "engine.rules",
+    "engine.sizes",
     "engine.functional",
     "engine.joint",
     "engine.canonise",
@@ -73,7 +74,17 @@ ORDER = [
 ]
 """The files in the order data flows: each imports only from those above it."""
 
-LAZY = {("explain.explainer", "methods"), ("explanation", "show"), ("engine.step", "engine.rules")}
+LAZY = {
+    ("explain.explainer", "methods"),
+    ("explanation", "show"),
+    ("explanation", "explain.again"),
+    ("explanation", "inside"),
+    ("explanation", "inside.ranking"),
+    ("explanation", "inside.weights"),
+    ("inside.maximise", "show"),
+    ("inside.pairs", "show"),
+    ("engine.step", "engine.rules"),
+}
 """Imports within a function, where a table names what lies below it, or for a type alone."""
 
 

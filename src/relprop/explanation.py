@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from relprop.engine.audit import Audit
 from relprop.engine.plan import Plan
+from relprop.errors import InvalidInput
+from relprop.text import Token, Tokenised, named
+from relprop.text.read import ids_of
+
+if TYPE_CHECKING:
+    from relprop.explain.again import Inside
+    from relprop.inside.ranking import Ranking, Unit
+    from relprop.inside.weights import Parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +35,7 @@ class Explanation:
         inputs: what was explained, as it was given.
         plan: the rule of every operation; None for methods without rules.
         method: the method's name.
+        text: the tokens of the explained texts and their places; None where the inputs are no text.
     """
 
     relevance: Any
@@ -38,7 +46,27 @@ class Explanation:
     inputs: Any = field(repr=False)
     plan: Plan | None = field(repr=False, default=None)
     method: str = "lrp"
-    _at: Callable[[str], Any] | None = field(repr=False, default=None)
+    _at: Inside | None = field(repr=False, default=None)
+    text: Tokenised | None = field(repr=False, default=None)
+
+    @property
+    def tokens(self) -> list[list[Token]]:
+        """For each text its tokens (text, start, end, relevance), with positions in characters, without padding.
+
+        Special tokens have their name and stand for no characters (start = end). Token ids without a tokenizer
+        are called by their numbers. Raises `InvalidInput` where the inputs are no text.
+        """
+        text = self._text()
+        if text is None:
+            raise InvalidInput(
+                "tokens: the explained inputs are no text\n  do: explain strings, or token ids (B, T), with tokenizer=…"
+            )
+        return text.tokens(self.relevance)
+
+    def _text(self) -> Tokenised | None:
+        if self.text is not None:
+            return self.text
+        return None if ids_of(self.inputs) is None else named(self.inputs)
 
     def at(self, path: str) -> Any:
         """Relevance at the output of the module at `path` ("layer3.1"), of its output's shape.
@@ -50,14 +78,52 @@ class Explanation:
             InvalidInput: there is no such module, relevance does not pass it, or the model has changed since.
         """
         if self._at is None:
-            from relprop.errors import InvalidInput
-
             raise InvalidInput(f"at: the method {self.method!r} has no relevance inside the model")
         with torch.inference_mode(False):
             return self._at(path)
 
+    def channels(self, path: str, k: int | None = None, *, normalise: bool = False) -> Ranking:
+        """The channels of the module at `path` (dimension 1 of its output) by relevance, the k first ones.
+
+        R_c = Σ R over all positions of channel c, per sample, sorted from the largest to the smallest; `normalise`d by
+        Σ_c |R_c|. Raises `InvalidInput` as `at` does.
+        """
+        return self._ranked(path, "channels", k, normalise)
+
+    def neurons(self, path: str, k: int | None = None, *, normalise: bool = False) -> Ranking:
+        """The neurons of a module (the last dimension of its output) by relevance. See `channels`."""
+        return self._ranked(path, "neurons", k, normalise)
+
+    def heads(self, path: str, k: int | None = None, *, normalise: bool = False) -> Ranking:
+        """The heads of the attention that is computed in the module at `path`, by the relevance of what each gives out
+        before the output projection. See `channels`."""
+        return self._ranked(path, "heads", k, normalise)
+
+    def parameters(self, *, per_sample: bool = False) -> Parameters:
+        """The relevance of the model's parameters, weight by weight: what passes through each on its way to the inputs.
+
+        From a parameter's path to a tensor of its shape, summed over the samples, or with a first dimension for them.
+        Computed by another walk over the same inputs. Raises `InvalidInput` as `at` does.
+        """
+        from relprop.inside import parameters
+
+        with torch.inference_mode(False):
+            return parameters(self._walked("parameters"), per_sample)
+
+    def _ranked(self, path: str, unit: Unit, k: int | None, normalise: bool) -> Ranking:
+        from relprop.inside import ranked
+
+        with torch.inference_mode(False):
+            return ranked(self._walked(unit), path, unit, k, normalise)
+
+    def _walked(self, what: str) -> Inside:
+        if self._at is None:
+            raise InvalidInput(f"{what}: the method {self.method!r} has no relevance inside the model")
+        return self._at
+
     def heatmap(self, image: Any = None, **options: Any) -> Any:
-        """A picture of the relevance (a PIL image): maps for images, a plot for series; zero is the neutral colour.
+        """A picture of the relevance (a PIL image): maps for images, coloured text, a plot for series; zero is the
+        neutral colour.
 
         Args:
             image: what the map is laid over; by default the explained input itself where it is an image.
@@ -65,6 +131,10 @@ class Explanation:
         """
         from relprop import show
 
+        if image is None and (text := self._text()) is not None:
+            colours = {name: options.pop(name) for name in ("colours", "size") if name in options}
+            texts = show.coloured(text.tokens(self.relevance), text.texts, **options)
+            return show.text_picture(texts, **colours)
         relevance = self._single()
         if (
             image is None
@@ -76,19 +146,28 @@ class Explanation:
         return show.draw(relevance, inputs=image, **options)
 
     def save(self, file: str | Path, **options: Any) -> Path:
-        """Write the heatmap to a file (PNG, JPEG or PDF by its suffix). `options` as for `heatmap`."""
+        """Write the heatmap to a file (PNG, JPEG or PDF by its suffix; .html: as a page). `options` as for `heatmap`."""
         from relprop import show
 
+        if Path(file).suffix.lower() == ".html":
+            return show.save_page(self._html(**options), file)
         show.save(self.heatmap(**options), file)
         return Path(file)
 
     def _repr_html_(self) -> str:
+        return self._html()
+
+    def _html(self, **options: Any) -> str:
         from relprop import show
 
         lines = [f"target {_short(self.target)}, score {_short(self.score)}"]
         if self.audit is not None:
             lines.append(self.audit.summary())
-        return show.html(self.heatmap(), "\n".join(lines))
+        if (text := self._text()) is not None:
+            colours = {"colours": options.pop("colours")} if "colours" in options else {}
+            texts = show.coloured(text.tokens(self.relevance), text.texts, **options)
+            return show.text_html(texts, "\n".join(lines), **colours)
+        return show.html(self.heatmap(**options), "\n".join(lines))
 
     def _single(self) -> Tensor:
         if isinstance(self.relevance, Tensor):

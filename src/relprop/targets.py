@@ -14,7 +14,28 @@ from torch.utils import _pytree as pytree
 from relprop.engine.graph import Ref
 from relprop.errors import InvalidInput
 
-Target = int | Sequence[Any] | Tensor | Callable[[Any], Tensor] | None
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Contrast:
+    """Why `a` rather than `b`: the score is the output of `a` minus that of `b`.
+
+    Each of them is a target that names outputs: a class, B of them, a tuple, or a name (of a class, of a token).
+    """
+
+    a: Any
+    b: Any
+
+
+def contrast(a: Any, b: Any) -> Contrast:
+    """The target that asks why `a` rather than `b`: of two classes or two tokens, the difference of their scores.
+
+    `contrast(3, 5)` for classes, `contrast("POSITIVE", "NEGATIVE")` where their names are known,
+    `contrast((-1, 464), (-1, 318))` or `contrast(" Paris", " London")` for next tokens. A list names one a sample.
+    """
+    return Contrast(a, b)
+
+
+Target = int | str | Sequence[Any] | Tensor | Callable[[Any], Tensor] | Contrast | None
 
 MAIN = ("logits", "out")
 """Names under which models that return several values keep the one that is explained."""
@@ -53,6 +74,18 @@ def weights_of(target: Target, output: Tensor, batch: int) -> tuple[Tensor, Any]
     """
     if isinstance(target, Tensor) and target.is_floating_point():
         return _given(target, output), target.detach()
+    if isinstance(target, Contrast):
+        for side in (target.a, target.b):
+            if side is None or isinstance(side, (Contrast, Tensor)) or callable(side):
+                raise InvalidInput(
+                    f"target: a contrast of {side!r}\n  do: contrast two classes, tuples or names: contrast(3, 5)"
+                )
+        (first, a), (second, b) = (weights_of(side, output, batch) for side in (target.a, target.b))
+        if torch.equal(first, second):
+            raise InvalidInput(
+                f"target: a contrast of {target.a!r} with itself is zero\n  do: contrast two different outputs"
+            )
+        return first - second, Contrast(a, b)
     if output.dim() == 1:
         if target is not None and any(_classes(target, batch)):
             raise InvalidInput("target: the model returns one number a sample\n  do: leave target out")
@@ -66,7 +99,16 @@ def weights_of(target: Target, output: Tensor, batch: int) -> tuple[Tensor, Any]
             )
         target = output.detach().argmax(1)
     if isinstance(target, tuple):
-        return _indexed([target] * batch, output), target
+        indices = _filled([target] * batch, output)
+        return _indexed(indices, output), indices if None in target else target
+    if isinstance(target, list) and any(isinstance(one, tuple) for one in target):
+        if len(target) != batch or not all(isinstance(one, tuple) for one in target):
+            raise InvalidInput(
+                f"target: {target!r} is no list of one index a sample, and there are {batch} samples\n"
+                "  do: give one tuple, or one a sample"
+            )
+        indices = _filled(target, output)
+        return _indexed(indices, output), indices
     classes = _classes(target, batch)
     if output.dim() > 2:
         raise InvalidInput(
@@ -119,22 +161,38 @@ def _in_range(values: list[int], size: int, what: str) -> None:
             )
 
 
-def _indexed(targets: list[tuple[Any, ...]], output: Tensor) -> Tensor:
+def _filled(targets: Sequence[tuple[Any, ...]], output: Tensor) -> list[tuple[Any, ...]]:
+    """Indices whose last number may be None: the largest output at the place that the others name."""
+    found = []
+    for sample, given in enumerate(targets):
+        if given and given[-1] is None:
+            place = _place((*given[:-1], 0), output)[:-1]
+            given = (*given[:-1], int(output[(sample, *place)].argmax()))
+        found.append(given)
+    return found
+
+
+def _indexed(targets: Sequence[tuple[Any, ...]], output: Tensor) -> Tensor:
     weights = torch.zeros_like(output)
     for sample, given in enumerate(targets):
-        index = [number for number in map(_whole, given) if number is not None]
-        if len(index) < len(given) or len(index) != output.dim() - 1:
-            raise InvalidInput(
-                f"target: {given!r} does not index one value of an output of shape {tuple(output.shape)}\n"
-                f"  do: give {output.dim() - 1} whole numbers, one for each dimension after the batch"
-            )
-        if not all(-size <= i < size for i, size in zip(index, output.shape[1:], strict=True)):
-            raise InvalidInput(
-                f"target: {given!r} is out of range of an output of shape {tuple(output.shape)}\n"
-                "  do: give numbers below the sizes after the batch"
-            )
-        weights[(sample, *index)] = 1
+        weights[(sample, *_place(given, output))] = 1
     return weights
+
+
+def _place(given: tuple[Any, ...], output: Tensor) -> list[int]:
+    """An index into one sample's output. Raises `InvalidInput` where it names no value of it."""
+    index = [number for number in map(_whole, given) if number is not None]
+    if len(index) < len(given) or len(index) != output.dim() - 1:
+        raise InvalidInput(
+            f"target: {given!r} does not index one value of an output of shape {tuple(output.shape)}\n"
+            f"  do: give {output.dim() - 1} whole numbers, one for each dimension after the batch"
+        )
+    if not all(-size <= i < size for i, size in zip(index, output.shape[1:], strict=True)):
+        raise InvalidInput(
+            f"target: {given!r} is out of range of an output of shape {tuple(output.shape)}\n"
+            "  do: give numbers below the sizes after the batch"
+        )
+    return index
 
 
 def _given(target: Tensor, output: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,10 @@ from torch.utils import _pytree as pytree
 
 from relprop.engine import audit as accounts
 from relprop.engine.graph import Graph, Meta, meta_of
+from relprop.errors import InvalidInput
 from relprop.explain.inputs import Inputs
 from relprop.explanation import Explanation
-from relprop.targets import Target
+from relprop.targets import Contrast, Target, main_output
 
 
 def fitting(graph: Graph, inputs: Any) -> int:
@@ -60,6 +60,8 @@ def slice_target(target: Target, batch: int, start: int, stop: int, rank: int) -
     """The part of a target that belongs to the samples from start to stop; `rank`: the output's dimensions."""
     if start == 0 and stop == batch:
         return target
+    if isinstance(target, Contrast):
+        return Contrast(*(slice_target(side, batch, start, stop, rank) for side in (target.a, target.b)))
     if hasattr(target, "tolist") and not isinstance(target, Tensor):
         target = torch.as_tensor(target)
     if isinstance(target, Tensor) and target.is_floating_point() and target.dim() != rank:
@@ -76,6 +78,15 @@ def rank_of(graph: Graph) -> int:
     nodes = {node.name: node for node in graph.nodes}
     metas = (meta_of(nodes, ref) for ref in graph.outputs())
     return next((len(meta.shape) for meta in metas if meta is not None), 0)
+
+
+def sizes_of(graph: Graph) -> tuple[int, ...]:
+    """The sizes of the explained output in the captured example; () where the model has no one main output."""
+    try:
+        meta = meta_of({node.name: node for node in graph.nodes}, main_output(graph.output))
+    except InvalidInput:
+        return ()
+    return () if meta is None else meta.shape
 
 
 def join(parts: list[Explanation], inputs: Inputs) -> Explanation:
@@ -104,16 +115,25 @@ def join(parts: list[Explanation], inputs: Inputs) -> Explanation:
             _of_inputs(merge([p.relevance for p in parts]), parts, inputs),
             merge([p.output for p in parts]),
         )
-        target = (
-            cat([p.target for p in parts])
-            if isinstance(first.target, Tensor) and first.target.shape[:1] == first.score.shape
-            else first.target
-        )
+        target = _joined_target([p.target for p in parts], first.score)
         score = torch.cat([p.score for p in parts])
         audits = [p.audit for p in parts if p.audit is not None]
         audit = accounts.join(audits) if audits else None
     at = None if first._at is None else _at_of([p._at for p in parts])
     return Explanation(relevance, output, target, score, audit, inputs, first.plan, first.method, at)
+
+
+def _joined_target(targets: list[Any], score: Tensor) -> Any:
+    """The resolved target of all samples; `score`: that of the first part."""
+    first = targets[0]
+    if isinstance(first, Contrast):
+        sides = ([t.a for t in targets], [t.b for t in targets])
+        return Contrast(*(_joined_target(side, score) for side in sides))
+    if isinstance(first, list):
+        return [one for part in targets for one in part]
+    if isinstance(first, Tensor) and first.shape[:1] == score.shape:
+        return torch.cat(targets)
+    return first
 
 
 def _of_inputs(relevance: Any, parts: list[Explanation], inputs: Inputs) -> Any:

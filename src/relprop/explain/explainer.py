@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from relprop.engine import capture as capturing
 from relprop.engine.analyse import analyse
 from relprop.engine.canonise import canonise
+from relprop.engine.graph import Graph
 from relprop.engine.isolate import LOCK
 from relprop.engine.ops import OPS
 from relprop.engine.plan import Composite, Plan, assign
@@ -19,11 +21,12 @@ from relprop.engine.propagate import Program, prepare
 from relprop.engine.rules import Rule
 from relprop.engine.tape import trace
 from relprop.errors import ConservationError, InvalidInput
-from relprop.explain.batches import fitting, join, rank_of, slice_batch, slice_target
+from relprop.explain.batches import fitting, join, rank_of, sizes_of, slice_batch, slice_target
 from relprop.explain.captured import Captured, captured_graph
 from relprop.explain.inputs import Inputs, arguments, check_inputs, check_model, refuse_infinite_weights
 from relprop.explanation import Explanation
 from relprop.targets import Target
+from relprop.text import Asked, Tokenised, labels_of, opened, per_token, reading
 
 
 def explain(
@@ -37,12 +40,15 @@ def explain(
     """Explain the score that a model gives to `target`, by layer-wise relevance propagation or another method.
 
     Args:
-        model: a `torch.nn.Module` in eval mode, a `torch.export.ExportedProgram` or the path of a saved one (`.pt2`).
-            It is never changed.
-        inputs: a tensor (B, …), a tuple of tensors (positional arguments) or a dict (keyword arguments).
+        model: a `torch.nn.Module` in eval mode, a `torch.export.ExportedProgram` or the path of a saved one (`.pt2`);
+            a pipeline of transformers, or a folder saved by its `save_pretrained`. It is never changed.
+        inputs: a tensor (B, …), a tuple of tensors (positional arguments) or a dict (keyword arguments); a text or
+            a list of them where a tokenizer is known.
         target: None for the class with the largest output, an int or B of them, a tuple (an index into an output of
-            more than two dimensions), a float tensor of the output's shape (weights of a sum of outputs), or a callable
-            that takes the output and returns one score a sample, (B,).
+            more than two dimensions), a float tensor of the output's shape (weights of a sum of outputs), a
+            `relprop.targets.contrast(a, b)`, or a callable that takes the output and returns one score a sample, (B,).
+            Classes may be given by the names of the model's config. For a text and a model that writes, a token at the
+            last position: its id or its text, or (position, token); None is the most likely one.
         rules: the name of a preset (`relprop.presets()`), a rule for all linear operations, or a `Composite`.
         method: "lrp", or one of `relprop.methods()`.
         options: see `Explainer`.
@@ -67,6 +73,8 @@ class Explainer:
         example: an input to capture and plan at once, so that `plan` can be printed before anything is explained.
         audit: keep the account and check it (default). Without it `Explanation.audit` is None.
         batch_size: the number of samples that are walked at a time; by default as many as fit the free memory.
+        tokenizer: what turns texts into token ids and names tokens: the model's own from transformers (a pipeline or
+            a saved folder brings it), a `relprop.text.Vocabulary`, or a function from a text to ids and offsets.
 
     `plan` is the plan for the inputs seen last (or the example). An explainer may be shared by threads.
     """
@@ -80,6 +88,7 @@ class Explainer:
         *,
         audit: bool = True,
         batch_size: int | None = None,
+        tokenizer: Any = None,
     ) -> None:
         from relprop.methods import METHODS
 
@@ -89,6 +98,7 @@ class Explainer:
             raise InvalidInput(
                 f"batch_size: {batch_size} is below 1\n  do: give the number of samples that are walked at a time"
             )
+        model, self.tokenizer = opened(model, tokenizer)
         self.model = capturing.load(model) if isinstance(model, (str, Path)) else capturing.unwrapped(model)
         with LOCK:
             check_model(self.model)
@@ -121,13 +131,15 @@ class Explainer:
         """One explanation for each of several targets of the same inputs, from one forward pass."""
         from relprop.methods import METHODS
 
-        args, kwargs = arguments(inputs)
+        text = reading(self.model, inputs, self.tokenizer)
+        args, kwargs = arguments(inputs if text is None else text.inputs)
         with LOCK:  # another thread may be capturing this model, its parameters swapped for the moment
             check_model(self.model)
             check_inputs(self.model, args, kwargs)
         if not targets:
             raise InvalidInput("targets: the list is empty\n  do: give one target or more")
         captured, program = self.program(args, kwargs)
+        targets = [self.asked(captured.graph, text).resolve(target) for target in targets]
         batch = capturing.batch_size((args, kwargs))
         size = batch if self.batch_size is None else self.batch_size
         if not captured.graph.batched:
@@ -149,7 +161,13 @@ class Explainer:
                 refuse_infinite_weights(self.model)
                 raise
             parts.append(part)
-        return [join([part[i] for part in parts], inputs) for i in range(len(targets))]
+        joined = [join([part[i] for part in parts], (args, kwargs)) for i in range(len(targets))]
+        return [_of_text(whole, text, inputs) for whole in joined]
+
+    def asked(self, graph: Graph, text: Tokenised | None) -> Asked:
+        """What targets by name and by position in a text are resolved by."""
+        masked = "MaskedLM" in type(self.model).__name__
+        return Asked(labels_of(self.model), sizes_of(graph), text, self.tokenizer, masked)
 
     def program(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Captured, Program]:
         """The captured graph for inputs like these, and its plan."""
@@ -169,6 +187,19 @@ class Explainer:
         graph = canonise(trace(self.model, args, {}), self.composite.fold)
         captured = Captured(graph, analyse(graph, OPS))
         return captured, prepare(graph, captured.facts, assign(graph, captured.facts, self.composite))
+
+
+def _of_text(explanation: Explanation, text: Tokenised | None, inputs: Any) -> Explanation:
+    """The explanation with the inputs as the caller gave them, and the tokens of a text.
+
+    Relevance of strings is that of their tokens (B, T), or a dict of it where the model reads and writes.
+    """
+    relevance = explanation.relevance
+    if text is not None and inputs is not text.inputs:
+        values = {source: per_token(relevance, source) for source in text.sources()}
+        relevance = values if len(values) > 1 else next(iter(values.values()))
+        inputs = text.texts if isinstance(inputs, Tokenised) else inputs
+    return dataclasses.replace(explanation, relevance=relevance, inputs=inputs, text=text)
 
 
 def composite_of(rules: Any) -> Composite:

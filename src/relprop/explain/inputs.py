@@ -10,9 +10,11 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from relprop.engine import capture as capturing
+from relprop.engine.graph import Graph, Meta, Ref
 from relprop.errors import InvalidInput
+from relprop.text import Tokenised
 
-Inputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
+Inputs = Tensor | str | tuple[Any, ...] | list[Any] | Mapping[str, Any] | Tokenised
 
 
 def arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -22,6 +24,25 @@ def arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(inputs, (tuple, list)):
         return tuple(inputs), {}
     return (inputs,), {}
+
+
+def check_ids(graph: Graph, leaves: list[Any]) -> None:
+    """Raise `InvalidInput` for a token id that the embedding it indexes does not have."""
+    nodes = {node.name: node for node in graph.nodes}
+    for node in graph.nodes:
+        if node.operation != "aten.embedding.default" or not all(isinstance(a, Ref) for a in node.args[:2]):
+            continue
+        table, read = (nodes[ref.name] for ref in node.args[:2])
+        if read.kind != "input" or not isinstance(table.meta, Meta):
+            continue
+        ids, size = leaves[int(read.origin)], table.meta.shape[0]
+        least, largest = int(ids.min()), int(ids.max())
+        if least < 0 or largest >= size:
+            wrong = least if least < 0 else largest
+            raise InvalidInput(
+                f"inputs: the id {wrong} is out of range, the model's embedding has {size} rows\n"
+                f"  do: give ids from 0 to {size - 1}; is the tokenizer this model's own?"
+            )
 
 
 def check_model(model: Any) -> None:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InvalidInput
 from .colour import Numbers, colour_scale, colourise, numbers, photograph, to_map
 from .heatmap import heatmap, methods_row, video
-from .picture import html, png_bytes, save
+from .picture import html, png_bytes, save, save_page
 from .plots import series, table
+from .text import coloured, text, text_html, text_picture, text_terminal
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DRAW",
     "colour_scale",
+    "coloured",
     "colourise",
     "draw",
     "heatmap",
@@ -30,8 +32,13 @@ __all__ = [
     "photograph",
     "png_bytes",
     "save",
+    "save_page",
     "series",
     "table",
+    "text",
+    "text_html",
+    "text_picture",
+    "text_terminal",
     "to_map",
     "video",
 ]
@@ -41,10 +48,11 @@ DRAW: dict[str, Callable[..., Image.Image]] = {
     "series": series,
     "video": video,
     "table": table,
+    "text": text,
 }
 """From a kind of data to the function (relevance, inputs=None, **options) that draws it."""
 
-WHOLE = {"image": 3, "series": 2, "video": 4, "table": 1}
+WHOLE = {"image": 3, "series": 2, "video": 4, "table": 1, "text": 1}
 """Dimensions of one sample of each kind with its channels; a batch has one more."""
 
 
@@ -94,7 +102,7 @@ def draw(
     kind = kind_of(sample) if kind is None else kind
     if kind not in DRAW:
         raise InvalidInput(f"unknown kind {kind!r}\n  do: use one of {', '.join(map(repr, DRAW))}")
-    bare = kind != "table" and len(sample) == WHOLE[kind] - 1  # channels left out: (H, W), (T,)
+    bare = kind not in ("table", "text") and len(sample) == WHOLE[kind] - 1  # channels left out: (H, W), (T,)
     if not bare and len(sample) != WHOLE[kind]:
         raise InvalidInput(
             f"relevance of shape {tuple(sample)} a sample is no {kind}, which has {WHOLE[kind]} dimensions\n"

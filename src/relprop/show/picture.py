@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from ..errors import InvalidInput, MissingExtra
 
@@ -85,17 +85,38 @@ def save(picture: Image.Image, path: str | os.PathLike[str]) -> Path:
             f"cannot save a picture as {str(path)!r}: there is no folder {str(target.parent)!r}\n"
             "  do: create the folder first, or choose another path"
         )
-    draft = target.with_name(f".{uuid.uuid4().hex}.part")
     options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
+    with _whole(target) as file:
+        picture.convert("RGB").save(file, format=kind, **options)
+    return target
+
+
+def save_page(body: str, path: str | os.PathLike[str]) -> Path:
+    """Write HTML as a page of its own to `path` (.html); whole or not at all. Returns the path."""
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise InvalidInput(
+            f"cannot save a page as {str(path)!r}: there is no folder {str(target.parent)!r}\n"
+            "  do: create the folder first, or choose another path"
+        )
+    page = f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>relprop</title></head><body>{body}</body></html>\n'
+    with _whole(target) as file:
+        file.write(page.encode("utf-8"))
+    return target
+
+
+@contextmanager
+def _whole(target: Path) -> Iterator[IO[bytes]]:
+    """A file that appears at its place when it is complete; a failure leaves an older one as it was."""
+    draft = target.with_name(f".{uuid.uuid4().hex}.part")
     try:
         with draft.open("xb") as file:
-            picture.convert("RGB").save(file, format=kind, **options)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         draft.replace(target)
     finally:
         draft.unlink(missing_ok=True)
-    return target
 
 
 def stack(pictures: Sequence[Image.Image]) -> Image.Image:
