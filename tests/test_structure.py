@@ -54,6 +54,7 @@ ORDER = [
     "explain.explainer",
     "explain.start",
     "explain.again",
+    "explain.repeated",
     "explain",
     "contrast",
     "methods",
@@ -62,6 +63,7 @@ ORDER = [
     "inside.maximise",
     "inside.pairs",
     "inside",
+    "generation",
     "show",
     "data",
     "models",
@@ -76,7 +78,7 @@ ORDER = [
 
 LAZY = {
     ("explain.explainer", "methods"),
-    ("explanation", "show"),
+    ("explanation", "show"), ("generation", "show"),
     ("explanation", "explain.again"),
     ("explanation", "inside"),
     ("explanation", "inside.ranking"),

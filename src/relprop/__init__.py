@@ -15,8 +15,10 @@ from relprop.errors import (
     RelpropError,
     UnsupportedOperation,
 )
-from relprop.explain import Explainer, clear_cache, explain
+from relprop.explain import Condition, Explainer, clear_cache, explain
 from relprop.explanation import Explanation
+from relprop.inside import bilrp, maximise
+from relprop.generation import Generation, explain_generation
 from relprop.methods import methods
 
 __version__ = "0.1.0"
@@ -25,9 +27,11 @@ __all__ = [
     "OPS",
     "CaptureError",
     "Composite",
+    "Condition",
     "ConservationError",
     "Explainer",
     "Explanation",
+    "Generation",
     "InvalidInput",
     "MissingExtra",
     "Operation",
@@ -37,9 +41,12 @@ __all__ = [
     "Shares",
     "Step",
     "UnsupportedOperation",
+    "bilrp",
     "clear_cache",
     "doctor",
     "explain",
+    "explain_generation",
+    "maximise",
     "methods",
     "presets",
     "register",

@@ -10,13 +10,18 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from relprop.contrast import contrasted
 from relprop.engine import audit as accounts
 from relprop.engine.graph import Ref
-from relprop.engine.propagate import HALF, Program, walk
+from relprop.engine.propagate import HALF, Mask, Program, Walk, walk
 from relprop.errors import InvalidInput
-from relprop.explain import Captured, Explainer, forward, places, start
+from relprop.explain import Captured, Explainer, Forward, forward, start
+from relprop.explain.again import Again, Inside, masks
 from relprop.explanation import Explanation
-from relprop.targets import Target
+from relprop.targets import Target, main_output, weights_of
+
+Start = tuple[dict[Ref, Tensor], Tensor, Any, list[accounts.Entry]]
+"""What `start` returns: the outputs' relevance, the score, the resolved target, the accounts so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,34 +42,117 @@ def lrp(
     kwargs: dict[str, Any],
     targets: list[Target],
 ) -> list[Explanation]:
-    """Layer-wise relevance propagation by the explainer's plan; one walk a target, one forward pass for all."""
+    """Layer-wise relevance propagation by the explainer's plan; one walk a target, one forward pass for all.
+
+    Where the explainer has conditions, there is one for each target, and the targets are all the same: the walks part
+    where the first of their conditions masks something.
+    """
     passed = forward(explainer, captured, program, args, kwargs)
+    if explainer.conditions:
+        return _conditional(explainer, captured, program, args, kwargs, targets[0], passed)
     results = []
     for index, target in enumerate(targets):
-        seeds, score, resolved, entries = start(explainer, captured, passed, target)
+        begun = start(explainer, captured, passed, target)
         last = index == len(targets) - 1
-        way = walk(program, passed.values, seeds, captured.store, passed.batch, explainer.audit, release=last)
-        audit = None
-        if explainer.audit:
-            reached = (
-                torch.zeros(passed.batch, dtype=torch.float64, device=score.device)
-                if way.passed is None
-                else way.passed
+        way = walk(
+            program, passed.values, begun[0], captured.store, passed.batch, explainer.audit, release=last
+        )
+        again = Again(explainer, captured, program, args, kwargs, target, begun[1])
+        results.append(_explanation(again, passed, begun, way))
+    return results
+
+
+def _conditional(
+    explainer: Explainer,
+    captured: Captured,
+    program: Program,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    target: Target,
+    passed: Forward,
+) -> list[Explanation]:
+    """An explanation for each of the explainer's conditions, of one target."""
+    begun = start(explainer, captured, passed, target)
+    every = [masks(captured, explainer, condition, passed.batch) for condition in explainer.conditions]
+    order = {node.name: -i for i, node in enumerate(captured.graph.nodes)}  # in which a walk meets the nodes
+    tops = [min((ref.name for ref in found), key=order.__getitem__, default=None) for found in every]
+    trunk, seeds, results = Walk(), begun[0], dict[int, Explanation]()
+    store, batch = captured.store, passed.batch
+    for i in sorted(range(len(every)), key=lambda i: 1 if tops[i] is None else order[tops[i]]):
+        condition, found, top = explainer.conditions[i], every[i], tops[i]
+        trunk = walk(program, passed.values, seeds, store, batch, explainer.audit, onward=trunk, until=top)
+        seeds, way = {}, trunk
+        if top is not None:
+            way = walk(program, passed.values, {}, store, batch, explainer.audit, onward=trunk, masks=found)
+        _check_reached(found, way)
+        again = Again(explainer, captured, program, args, kwargs, target, begun[1], condition)
+        results[i] = _explanation(again, passed, begun, way)
+    return [results[i] for i in range(len(every))]
+
+
+def _check_reached(found: dict[Ref, Mask], way: Walk) -> None:
+    """Raise `InvalidInput` for a condition on a module that relevance does not come by: it would count for nothing."""
+    missed = {mask.where for mask in found.values()} - {found[ref].where for ref in way.masked}
+    if missed and not any(mask.alone for mask in found.values()):
+        raise InvalidInput(
+            f"conditions: no relevance reaches {', '.join(sorted(missed))} for this target\n"
+            "  do: name a module between the inputs and the explained output"
+        )
+
+
+def _explanation(again: Again, passed: Forward, begun: Start, way: Walk) -> Explanation:
+    """What a finished walk says. Raises `ConservationError` where its account does not close."""
+    _, score, resolved, entries = begun
+    audit = None
+    if again.explainer.audit:
+        reached = (
+            torch.zeros(passed.batch, dtype=torch.float64, device=score.device)
+            if way.passed is None
+            else way.passed
+        )
+        audit = accounts.total(
+            [*entries, *way.entries], score.double(), reached, precision_of(again.captured)
+        )
+        audit.check()
+    return Explanation(
+        relevance_of(again.captured, way.inputs, again.args, again.kwargs),
+        passed.output,
+        resolved,
+        score,
+        audit,
+        (again.args, again.kwargs),
+        again.program.plan,
+        "lrp",
+        Inside((again,)),
+    )
+
+
+def clrp(
+    explainer: Explainer,
+    captured: Captured,
+    program: Program,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    targets: list[Target],
+) -> list[Explanation]:
+    """Contrastive relevance (Gu et al. 2018); the target is a class. Nothing is conserved, so that there is no audit."""
+    passed = forward(explainer, captured, program, args, kwargs)
+    results = []
+    for target in targets:
+        output = main_output(passed.output)
+        several = callable(target) or (isinstance(target, Tensor) and target.is_floating_point())
+        if several or not isinstance(output, Tensor) or output.dim() != 2 or output.shape[1] < 2:
+            raise InvalidInput(
+                f"clrp: it sets one class against all others; the output is {tuple(output.shape)}, the target"
+                f" {type(target).__name__}\n  do: give a class of an output (B, C) as target; other contrasts are float"
+                " targets with weights of both signs, with method='lrp'"
             )
-            audit = accounts.total([*entries, *way.entries], score.double(), reached, precision_of(captured))
-            audit.check()
+        _, score, resolved, _ = start(explainer, captured, passed, target)
+        chosen, _ = weights_of(target, output, passed.batch)
+        found = contrasted(captured, program, passed, chosen)
+        relevance = relevance_of(captured, found, args, kwargs)
         results.append(
-            Explanation(
-                relevance_of(captured, way.inputs, args, kwargs),
-                passed.output,
-                resolved,
-                score,
-                audit,
-                (args, kwargs),
-                program.plan,
-                "lrp",
-                _observer(explainer, captured, program, args, kwargs, target, score),
-            )
+            Explanation(relevance, passed.output, resolved, score, None, (args, kwargs), program.plan, "clrp")
         )
     return results
 
@@ -107,43 +195,11 @@ def relevance_of(
     return positional[0] if len(positional) == 1 else positional
 
 
-def _observer(
-    explainer: Explainer,
-    captured: Captured,
-    program: Program,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    target: Target,
-    score: Tensor,
-) -> Callable[[str], Any]:
-    """Relevance inside the model, by another walk over the same inputs."""
-
-    def at(path: str) -> Any:
-        wanted = places(captured, path)
-        passed = forward(explainer, captured, program, args, kwargs)
-        seeds, again, _, _ = start(explainer, captured, passed, target)
-        if not torch.equal(again, score):
-            raise InvalidInput(
-                "at: the model or its input has changed since this was explained\n  do: explain again, then ask for at(path)"
-            )
-        refs = frozenset(ref for refs in wanted for ref in refs)
-        way = walk(program, passed.values, seeds, captured.store, passed.batch, False, refs, release=True)
-
-        def value(ref: Ref) -> Tensor:
-            found = way.observed.get(ref)
-            if found is None:
-                raise InvalidInput(f"at: no relevance reaches {path!r} for this target")
-            return found
-
-        calls = [tuple(value(ref) for ref in refs) for refs in wanted]
-        flat = tuple(tensor for call in calls for tensor in call)
-        return flat[0] if len(flat) == 1 else flat
-
-    return at
-
-
 METHODS: dict[str, Method] = {
     "lrp": Method("layer-wise relevance propagation (Bach et al. 2015), by the rules of a composite", lrp),
+    "clrp": Method(
+        "contrastive relevance (Gu et al. 2018): for the target and not for all other classes", clrp
+    ),
 }
 
 

@@ -8,6 +8,7 @@ from relprop.explain.captured import (
     weight_of,
     weights_by_node,
 )
+from relprop.explain.conditions import Condition
 from relprop.explain.explainer import Explainer, composite_of, explain
 from relprop.explain.inputs import Inputs, arguments, check_inputs
 from relprop.explain.places import module_outputs, places
@@ -15,6 +16,7 @@ from relprop.explain.start import Forward, forward, start
 
 __all__ = [
     "Captured",
+    "Condition",
     "Explainer",
     "Forward",
     "Inputs",

@@ -119,7 +119,7 @@ def join(parts: list[Explanation], inputs: Inputs) -> Explanation:
         score = torch.cat([p.score for p in parts])
         audits = [p.audit for p in parts if p.audit is not None]
         audit = accounts.join(audits) if audits else None
-    at = None if first._at is None else _at_of([p._at for p in parts])
+    at = None if first._at is None else first._at.joined([p._at for p in parts])
     return Explanation(relevance, output, target, score, audit, inputs, first.plan, first.method, at)
 
 
@@ -147,13 +147,3 @@ def _of_inputs(relevance: Any, parts: list[Explanation], inputs: Inputs) -> Any:
             whole = torch.stack(pieces).sum(0)
         result.append(whole)
     return pytree.tree_unflatten(result, spec)
-
-
-def _at_of(functions: list[Any]) -> Callable[[str], Any]:
-    def at(path: str) -> Any:
-        found = [function(path) for function in functions]
-        if isinstance(found[0], tuple):
-            return tuple(torch.cat(list(column)) for column in zip(*found, strict=True))
-        return torch.cat(found)
-
-    return at

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,14 @@ from relprop.engine.tape import trace
 from relprop.errors import ConservationError, InvalidInput
 from relprop.explain.batches import fitting, join, rank_of, sizes_of, slice_batch, slice_target
 from relprop.explain.captured import Captured, captured_graph
+from relprop.explain.conditions import Condition
 from relprop.explain.inputs import Inputs, arguments, check_inputs, check_model, refuse_infinite_weights
 from relprop.explanation import Explanation
 from relprop.targets import Target
 from relprop.text import Asked, Tokenised, labels_of, opened, per_token, reading
+
+Part = tuple[Captured, Program, tuple[Any, ...], dict[str, Any], list[Target]]
+"""A part of a batch: its graph, its program, its arguments and its targets."""
 
 
 def explain(
@@ -99,6 +104,7 @@ class Explainer:
                 f"batch_size: {batch_size} is below 1\n  do: give the number of samples that are walked at a time"
             )
         model, self.tokenizer = opened(model, tokenizer)
+        self.given = model  # kept alive: what stands for it may refer to it weakly
         self.model = capturing.load(model) if isinstance(model, (str, Path)) else capturing.unwrapped(model)
         with LOCK:
             check_model(self.model)
@@ -106,6 +112,7 @@ class Explainer:
         self.method = method
         self.audit = audit
         self.batch_size = batch_size
+        self.conditions: tuple[Condition | None, ...] = ()
         self._plan: Plan | None = None
         if example is not None:
             args, kwargs = arguments(example)
@@ -126,18 +133,58 @@ class Explainer:
         """Explain one batch. See `explain`."""
         return self.explain_targets(inputs, [target])[0]
 
+    def conditional(
+        self, inputs: Inputs, target: Target = None, *, conditions: Sequence[Condition | None]
+    ) -> list[Explanation]:
+        """One explanation for each of several conditions on the way of relevance, from one forward pass.
+
+        A `Condition` says which channels, neurons, tokens or heads of some modules may pass relevance on (Achtibat et
+        al. 2023); None is no condition. The relevance that a condition stops is in its audit as "masked". Walks share
+        the way from the output down to the first of their modules.
+        """
+        if self.method != "lrp":
+            raise InvalidInput(f"conditions: the method {self.method!r} knows none\n  do: use method='lrp'")
+        if not conditions:
+            raise InvalidInput("conditions: the list is empty\n  do: give one condition or more")
+        asked = copy.copy(self)
+        asked.conditions = tuple(conditions)
+        return asked.explain_targets(inputs, [target] * len(conditions))
+
     @torch.inference_mode(False)  # the walk forms adjoints by differentiating single operations
     def explain_targets(self, inputs: Inputs, targets: Sequence[Target]) -> list[Explanation]:
         """One explanation for each of several targets of the same inputs, from one forward pass."""
         from relprop.methods import METHODS
 
+        if not targets:
+            raise InvalidInput("targets: the list is empty\n  do: give one target or more")
+        text, args, kwargs = self.read(inputs)
+        parts: list[list[Explanation]] = []
+        for part in self.parts(args, kwargs, targets, text):
+            try:
+                parts.append(METHODS[self.method].run(self, *part))
+            except ConservationError:
+                refuse_infinite_weights(self.model)
+                raise
+        joined = [join([part[i] for part in parts], (args, kwargs)) for i in range(len(targets))]
+        return [_of_text(whole, text, inputs) for whole in joined]
+
+    def read(self, inputs: Inputs) -> tuple[Tokenised | None, tuple[Any, ...], dict[str, Any]]:
+        """The text of the inputs, if they are one, and the arguments of the model's call, checked."""
         text = reading(self.model, inputs, self.tokenizer)
         args, kwargs = arguments(inputs if text is None else text.inputs)
         with LOCK:  # another thread may be capturing this model, its parameters swapped for the moment
             check_model(self.model)
             check_inputs(self.model, args, kwargs)
-        if not targets:
-            raise InvalidInput("targets: the list is empty\n  do: give one target or more")
+        return text, args, kwargs
+
+    def parts(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        targets: Sequence[Target],
+        text: Tokenised | None = None,
+    ) -> Iterator[Part]:
+        """A batch in parts that fit the memory: of each its graph, its program, its arguments and its targets."""
         captured, program = self.program(args, kwargs)
         targets = [self.asked(captured.graph, text).resolve(target) for target in targets]
         batch = capturing.batch_size((args, kwargs))
@@ -146,7 +193,6 @@ class Explainer:
             size = 1
         elif self.batch_size is None:
             size = min(batch, fitting(captured.graph, (args, kwargs)))
-        parts: list[list[Explanation]] = []
         for start in range(0, batch, size):
             part_args, part_kwargs = slice_batch((args, kwargs), batch, start, min(start + size, batch))
             part_targets = [
@@ -155,14 +201,7 @@ class Explainer:
             ]
             if captured.graph.concrete and start:
                 captured, program = self.program(part_args, part_kwargs)
-            try:
-                part = METHODS[self.method].run(self, captured, program, part_args, part_kwargs, part_targets)
-            except ConservationError:
-                refuse_infinite_weights(self.model)
-                raise
-            parts.append(part)
-        joined = [join([part[i] for part in parts], (args, kwargs)) for i in range(len(targets))]
-        return [_of_text(whole, text, inputs) for whole in joined]
+            yield captured, program, part_args, part_kwargs, part_targets
 
     def asked(self, graph: Graph, text: Tokenised | None) -> Asked:
         """What targets by name and by position in a text are resolved by."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
 from relprop.engine.analyse import Facts, values_of
 from relprop.engine.exported import path_of
-from relprop.engine.graph import Graph, Ref, consumers
+from relprop.engine.graph import Graph, Ref, consumers, meta_of
 from relprop.errors import InvalidInput
 from relprop.explain.captured import Captured
 
@@ -25,9 +28,13 @@ def module_outputs(graph: Graph, facts: Facts) -> dict[str, list[Ref]]:
 
 
 def places(captured: Captured, path: str) -> list[list[Ref]]:
-    """The values that are the output of the module at a path, a list for each of its calls."""
+    """The values that are the output of the module at a path, a list for each of its calls.
+
+    "relu" means all calls of that module, "relu@0" the first alone, "relu@1" the second.
+    """
     outputs = module_outputs(captured.graph, captured.facts)
-    calls = [call for call in outputs if call == path or ("@" not in path and path_of(call) == path)]
+    exact = path.removesuffix("@0")  # the first call is recorded by the module's path alone
+    calls = [call for call in outputs if call == exact or ("@" not in path and path_of(call) == path)]
     if not calls:
         known = sorted({path_of(call) for call in outputs if call})
         near = [name for name in known if name.startswith(path.split(".")[0])] or known
@@ -36,3 +43,11 @@ def places(captured: Captured, path: str) -> list[list[Ref]]:
             f"  do: one of {', '.join(near[:12])}{' …' if len(near) > 12 else ''}"
         )
     return [outputs[call] for call in calls]
+
+
+def shape_of(captured: Captured, ref: Ref, batch: int) -> Tensor:
+    """A tensor without values, of the shape and type that a value has for so many samples."""
+    meta = meta_of({node.name: node for node in captured.graph.nodes}, ref)
+    assert meta is not None
+    sizes = (size * batch // 2 if d in meta.batch else size for d, size in enumerate(meta.shape))
+    return torch.empty(*sizes, dtype=meta.dtype, device="meta")

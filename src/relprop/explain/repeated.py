@@ -1,0 +1,138 @@
+"""One forward pass for several walks at a time: its values repeated as if each sample had been given several times."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from relprop.engine.analyse import values_of
+from relprop.engine.graph import Meta, Node, Ref, replace_refs
+from relprop.engine.step import Layout
+from relprop.explain.captured import Captured, leaves_of
+from relprop.explain.explainer import Part
+from relprop.explain.places import shape_of
+from relprop.explain.seen import as_before, samples_first
+from relprop.explain.start import Forward
+
+
+def repeated(part: Part, model: Any, passed: Forward, count: int) -> Forward | None:
+    """The values of a forward pass over all samples `count` times over (sample b of round k is number k·B + b).
+
+    What is computed from data is copied; only what is not (sizes, masks, positions) is computed anew. None where that
+    does not give all that the walk reads: then a forward pass over repeated inputs does.
+    """
+    captured, _, args, kwargs, _ = part
+    if count == 1:
+        return passed
+    if not captured.graph.batched:
+        return None
+    new: dict[str, Any] = {}
+    leaves = leaves_of(model, captured.graph, args, kwargs)
+    for node in captured.graph.nodes:
+        try:
+            if node.kind in ("weight", "constant"):
+                new[node.name] = leaves[node.name]
+            elif node.name in captured.facts.static:
+                new[node.name] = captured.store.get((Ref(node.name), "value"), partial(_run, node, new))
+            elif node.kind == "input":
+                layout = _layout(captured, node, Ref(node.name))
+                new[node.name] = _times(leaves[node.name], layout, passed.batch, count)
+            elif _carries(captured, node) and not _of_whole_numbers(node):
+                _copy(captured, node, passed, count, new)
+            else:
+                new[node.name] = _anew(captured, node, passed.batch * count, new)
+        except _Unknown:
+            if node.name in passed.values or f"{node.name} memory" in passed.values:
+                return None
+    output = pytree.tree_map(
+        lambda ref: _part(new, ref) if isinstance(ref, Ref) else ref,
+        captured.graph.output,
+        is_leaf=lambda leaf: isinstance(leaf, Ref),
+    )
+    return Forward(new, output, passed.batch * count)
+
+
+def _carries(captured: Captured, node: Node) -> bool:
+    return any(ref in captured.facts.data for ref in values_of(node))
+
+
+def _of_whole_numbers(node: Node) -> bool:
+    """Whether the node rearranges token ids or a mask, which costs nothing to do again."""
+    return (
+        isinstance(node.meta, Meta)
+        and not node.meta.dtype.is_floating_point
+        and not node.meta.dtype.is_complex
+    )
+
+
+class _Unknown(Exception):
+    """A value whose repetition cannot be told."""
+
+
+def _part(values: dict[str, Any], ref: Ref) -> Any:
+    if ref.name not in values:
+        raise _Unknown
+    held = values[ref.name]
+    return held if ref.index is None else held[ref.index]
+
+
+def _copy(captured: Captured, node: Node, passed: Forward, count: int, new: dict[str, Any]) -> None:
+    """The value of a node, and what it remembers, with the samples repeated."""
+    if node.name in passed.values:
+        held = passed.values[node.name]
+        if isinstance(node.meta, tuple):
+            refs = values_of(node)
+            new[node.name] = type(held)(
+                _times(value, _layout(captured, node, ref), passed.batch, count)
+                for ref, value in zip(refs, held, strict=True)
+            )
+        else:
+            new[node.name] = _times(held, _layout(captured, node, Ref(node.name)), passed.batch, count)
+    memory = f"{node.name} memory"
+    if memory in passed.values:
+        ref = values_of(node)[0]
+        kept = passed.values[memory]
+        if not isinstance(kept, Tensor) or kept.shape != shape_of(captured, ref, passed.batch).shape:
+            raise _Unknown
+        new[memory] = _times(kept, _layout(captured, node, ref), passed.batch, count)
+
+
+def _layout(captured: Captured, node: Node, ref: Ref) -> Layout | None:
+    """Where the samples of a value lie; None where it has none."""
+    known = captured.facts.layout.get(ref)
+    meta = node.meta[ref.index or 0] if isinstance(node.meta, tuple) else node.meta
+    if known is not None or not isinstance(meta, Meta) or not meta.batch:
+        return known
+    if len(meta.batch) == 1 and meta.shape[meta.batch[0]] == 2:
+        return Layout(meta.batch[0], 1)
+    raise _Unknown
+
+
+def _times(value: Any, layout: Layout | None, batch: int, count: int) -> Any:
+    if layout is None or not isinstance(value, Tensor):
+        return value
+    seen = samples_first(value, layout, batch)
+    size = list(value.shape)
+    size[layout.dimension] *= count
+    like = torch.empty(size, device="meta")
+    return as_before(seen.repeat(count, *[1] * (seen.dim() - 1)), like, layout, batch * count)
+
+
+def _anew(captured: Captured, node: Node, batch: int, new: dict[str, Any]) -> Any:
+    """A value that is no data, for so many samples."""
+    if "sym_size" in node.operation:
+        source = node.args[0]
+        return shape_of(captured, source, batch).shape[node.args[1]]
+    return _run(node, new)
+
+
+def _run(node: Node, values: dict[str, Any]) -> Any:
+    """What a node computes of values."""
+    assert node.function is not None
+    args, kwargs = (replace_refs(given, lambda ref: _part(values, ref)) for given in (node.args, node.kwargs))
+    with torch.no_grad():
+        return node.function(*args, **kwargs)
