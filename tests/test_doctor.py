@@ -258,10 +258,10 @@ def a_capture_that_is_frozen_in_its_first_branch(patch: pytest.MonkeyPatch) -> n
 def a_front_end_that_leaves_a_mark(patch: pytest.MonkeyPatch) -> nn.Module:
     frontend = next(row for row in capture.FRONTENDS if row[0](small()))[1]
 
-    def marking(model: nn.Module, args: Any, kwargs: Any) -> Any:
+    def marking(model: nn.Module, *call: Any) -> Any:
         model.eval()
         model.explained = True  # type: ignore[assignment]
-        return frontend(model, args, kwargs)
+        return frontend(model, *call)
 
     rows = [(a, marking if f is frontend else f) for a, f in capture.FRONTENDS]
     patch.setattr(capture, "FRONTENDS", rows)

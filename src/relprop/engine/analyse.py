@@ -38,6 +38,11 @@ class Facts:
     static: frozenset[str]
     nonnegative: frozenset[Ref]
     layout: Mapping[Ref, Layout]
+    sized: frozenset[str] = frozenset()  # static nodes that hang on the length of the inputs
+
+    def lasts(self, name: str) -> bool:
+        """Whether what a node computes depends on weights and constants alone, for inputs of every length."""
+        return name in self.static and name not in self.sized
 
 
 def analyse(graph: Graph, operations: Mapping[str, Operation]) -> Facts:
@@ -45,6 +50,7 @@ def analyse(graph: Graph, operations: Mapping[str, Operation]) -> Facts:
     nodes = {node.name: node for node in graph.nodes}
     data: set[Ref] = set()
     static: set[str] = set()
+    sized: set[str] = set()
     nonnegative: set[Ref] = set()
     layout: dict[Ref, Layout] = {}
     readers = consumers(graph)
@@ -59,6 +65,8 @@ def analyse(graph: Graph, operations: Mapping[str, Operation]) -> Facts:
             read = list(parents(node))
             if all(ref.name in static for ref in read):
                 static.add(node.name)
+                if node.name in graph.sized or any(ref.name in sized for ref in read):
+                    sized.add(node.name)
             if any(ref in data for ref in read) and not node.operation.startswith(_CREATIONS):
                 data.update(
                     ref for ref in outputs if _carries(node, operation, meta_of(nodes, ref), nodes, data)
@@ -69,7 +77,7 @@ def analyse(graph: Graph, operations: Mapping[str, Operation]) -> Facts:
             for ref in outputs:
                 if ref in data and ref in readers:
                     layout[ref] = _layout(node, ref, nodes, layout)
-    return Facts(frozenset(data), frozenset(static), frozenset(nonnegative), layout)
+    return Facts(frozenset(data), frozenset(static), frozenset(nonnegative), layout, frozenset(sized))
 
 
 def values_of(node: Node) -> list[Ref]:

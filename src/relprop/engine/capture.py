@@ -28,15 +28,18 @@ from relprop.engine.tape import place_of, tensors_of, trace
 from relprop.errors import CaptureError, InvalidInput
 
 
-def capture(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], again: bool = False) -> Graph:
+def capture(
+    model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], again: bool = False, free: bool = False
+) -> Graph:
     """The graph of `model` called with `args` and `kwargs` (only their shapes, types and devices matter).
 
-    With `again` the model is known to need a concrete trace, and the values of the first sample matter.
+    With `again` the model is known to need a concrete trace, and the values of the first sample matter. With `free`
+    the lengths of sequences may be left free in it (`engine.sizes`).
     Raises `CaptureError` where no front end takes the model or the one that does cannot capture it.
     """
     for accepts, frontend in FRONTENDS:
         if accepts(model):
-            graph = (from_call if again else frontend)(model, args, kwargs)
+            graph = from_call(model, args, kwargs) if again else frontend(model, args, kwargs, free)
             return dataclasses.replace(graph, shared=_shared(graph, pytree.tree_leaves((args, kwargs))))
     raise InvalidInput(
         f"model: {type(model).__name__} is not something relprop can read\n"
@@ -57,15 +60,20 @@ def _shared(graph: Graph, leaves: list[Any]) -> frozenset[str]:
 
 
 def from_module(
-    model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], counts: Sequence[int] = (2, 1)
+    model: torch.nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    free: bool = True,
+    counts: Sequence[int] = (2, 1),
 ) -> Graph:
     """Capture an eager module by torch.export: with a dynamic batch, else for one sample, else as a concrete
     trace."""
     check_module(model)
     reason = "it computes with a fixed batch size"
-    for count in counts:
+    free = free and any(map(_lengths, pytree.tree_leaves((args, kwargs))))
+    for count, lengths in [(n, length) for n in counts for length in ((True, False) if free else (False,))]:
         try:
-            graph = from_export(model, args, kwargs, count)
+            graph = from_export(model, args, kwargs, count, lengths)
         except CaptureError as error:
             reason = str(error)
             continue
@@ -80,26 +88,39 @@ def from_module(
         ) from error
 
 
-def from_export(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], count: int) -> Graph:
-    """Capture a module by torch.export with two samples (a dynamic batch) or with one."""
+def from_export(
+    model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], count: int, free: bool = False
+) -> Graph:
+    """Capture a module by torch.export with two samples (a dynamic batch) or with one; with `free`, torch.export is
+    asked which lengths of sequences it can leave open."""
     size = batch_size((args, kwargs))
     batched = [_has_batch(leaf, size) for leaf in pytree.tree_leaves((args, kwargs))]
     args, kwargs = samples((args, kwargs), count)
     shapes = ShapesCollection()  # type: ignore[no-untyped-call]
-    for leaf, free in zip(pytree.tree_leaves((args, kwargs)), batched, strict=True):
-        if free and count > 1:
-            shapes[leaf] = {0: Dim.AUTO}
+    for leaf, counts in zip(pytree.tree_leaves((args, kwargs)), batched, strict=True):
+        open_ = {0: Dim.AUTO} if counts and count > 1 else {}
+        open_ |= dict.fromkeys(_lengths(leaf) if free else (), Dim.AUTO)
+        if open_:
+            shapes[leaf] = open_
     with LOCK, quietly(), untouched(model), muted(), StandIns():
         try:
             program = torch.export.export(
-                model, args, kwargs, dynamic_shapes=shapes if count > 1 else None, strict=False
+                model, args, kwargs, dynamic_shapes=shapes if count > 1 or free else None, strict=False
             )
         except Exception as error:
             raise CaptureError(first_line(error)) from error
     return _live(graph_of(program, batched), model)
 
 
-def from_onnx(model: onnx.OnnxModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
+def _lengths(leaf: Any) -> range:
+    """The dimensions of an input that may count steps or tokens: those after the first, but of pictures and videos."""
+    sequence = isinstance(leaf, torch.Tensor) and leaf.dim() in (2, 3)
+    return range(1, leaf.dim() if sequence else 0)
+
+
+def from_onnx(
+    model: onnx.OnnxModel, args: tuple[Any, ...], kwargs: dict[str, Any], free: bool = True
+) -> Graph:
     """Capture an ONNX file, once its outputs for one sample are found to be those that ONNX computes."""
     size = batch_size((args, kwargs))
     onnx.check_inputs(model, args, kwargs, size)
@@ -111,7 +132,7 @@ def from_onnx(model: onnx.OnnxModel, args: tuple[Any, ...], kwargs: dict[str, An
         )
     one, named = samples((args, kwargs), 1)
     onnx.compare(model, one, named, run_isolated(model, one, named))
-    return from_module(model, args, kwargs, (2, 1) if fixed is None else (1,))
+    return from_module(model, args, kwargs, free, (2, 1) if fixed is None else (1,))
 
 
 def from_call(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
@@ -167,7 +188,7 @@ def check_module(model: torch.nn.Module) -> None:
             )
 
 
-def from_file(path: str | Path, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
+def from_file(path: str | Path, args: tuple[Any, ...], kwargs: dict[str, Any], free: bool = True) -> Graph:
     """Capture a program saved by `torch.export.save`."""
     return from_program(load_program(path), args, kwargs)
 
@@ -231,7 +252,9 @@ def _has_batch(leaf: Any, size: int) -> bool:
     return isinstance(leaf, torch.Tensor) and leaf.dim() > 0 and leaf.shape[0] == size
 
 
-def from_program(program: ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
+def from_program(
+    program: ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any], free: bool = True
+) -> Graph:
     """Capture an exported program for inputs like these, given in the order and under the names it was
     exported with.
 
@@ -255,7 +278,11 @@ def from_program(program: ExportedProgram, args: tuple[Any, ...], kwargs: dict[s
             node = dataclasses.replace(node, origin=str(origins[int(node.origin)]))
             _check_shape(node, values[node.name], leaves[int(node.origin)], size, any(batched))
         nodes.append(node)
-    return dataclasses.replace(graph, nodes=tuple(nodes))
+    places = {
+        symbol: None if place is None else (origins[place[0]], place[1])
+        for symbol, place in graph.free.items()
+    }
+    return dataclasses.replace(graph, nodes=tuple(nodes), free=places)
 
 
 def _is_free(value: torch.Tensor) -> bool:
@@ -299,7 +326,7 @@ _DYNAMIC = (
     " torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))"
 )
 
-Frontend = Callable[[Any, tuple[Any, ...], dict[str, Any]], Graph]
+Frontend = Callable[[Any, tuple[Any, ...], dict[str, Any], bool], Graph]
 FRONTENDS: list[tuple[Callable[[Any], bool], Frontend]] = [
     (lambda model: isinstance(model, ExportedProgram), from_program),
     (lambda model: isinstance(model, onnx.OnnxModel), from_onnx),

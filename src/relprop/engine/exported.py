@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from relprop.engine.functional import functionalise
-from relprop.engine.graph import Graph, Meta, Node, Ref, name_of
+from relprop.engine.graph import Graph, Meta, Node, Ref, Size, name_of
 from relprop.engine.isolate import quietly
 from relprop.engine.ops import OPS
 from relprop.engine.standins import ORIGINALS
@@ -93,6 +93,7 @@ def read(program: ExportedProgram, batched: Sequence[bool] | None = None) -> Gra
         pytree.tree_unflatten(outputs, program.call_spec.out_spec),
         constants,
         any(counted) and all(counted),
+        free=reader.sizes.free,
     )
 
 
@@ -112,6 +113,19 @@ class _Sizes:
                     if dimension == 0 and counts:
                         self.batch |= expression.free_symbols
         self.known |= dict.fromkeys(self.batch, sympy.Integer(2))
+        self.free: dict[Any, tuple[int, int] | None] = dict.fromkeys(self.batch)
+        for index, value in enumerate(inputs):
+            for dimension, size in enumerate(value.shape if isinstance(value, torch.Tensor) else ()):
+                if isinstance(size, torch.SymInt) and size.node.expr in self.known:
+                    self.free.setdefault(size.node.expr, (index, dimension))
+
+    def free_size(self, value: Any) -> Size | None:
+        """A number computed from sizes that are free, those of the batch left out."""
+        if not isinstance(value, torch.SymInt):
+            return None
+        symbols = value.node.expr.free_symbols
+        free = symbols and symbols <= self.free.keys() - self.batch
+        return Size(value.node.expr) if free else None
 
     def meta(self, value: Any) -> Meta | tuple[Meta | None, ...] | None:
         """Shape, type and batch dimensions of a value, or of each part of one with several."""
@@ -122,11 +136,16 @@ class _Sizes:
     def _meta(self, value: Any) -> Meta | None:
         if not isinstance(value, torch.Tensor):
             return None
-        sizes = [self._size(size) for size in value.shape]
+        shape: list[Any] = list(value.shape)
+        sizes = [self._size(size) for size in shape]
+        symbolic = [size.node.expr for size in shape if isinstance(size, torch.SymInt)]
+        free = any(expression.free_symbols - self.batch for expression in symbolic)
+        forms = [size.node.expr if isinstance(size, torch.SymInt) else size for size in shape]
         return Meta(
             tuple(size for size, _ in sizes),
             value.dtype,
             tuple(d for d, (_, grows) in enumerate(sizes) if grows),
+            tuple(forms) if free else (),
         )
 
     def _size(self, size: int | torch.SymInt) -> tuple[int, bool]:
@@ -186,6 +205,10 @@ class _Reader:
         programs = [arg for arg in args if isinstance(arg, fx.GraphModule)]
         if programs:
             self.inline(node, name, programs[0], args, prefix)
+            return
+        size = self.sizes.free_size(node.meta.get("val"))
+        if size is not None:
+            self.env[node] = size
             return
         path, cls, calls = _modules(node)
         self.add(

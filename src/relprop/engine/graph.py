@@ -5,7 +5,7 @@ Every front end produces a `Graph`; everything behind it reads one. Nothing here
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -23,12 +23,23 @@ class Ref(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Size:
+    """A size among the arguments of an operation that the capture left free (`engine.sizes`)."""
+
+    expression: Any
+
+    def __str__(self) -> str:
+        return str(self.expression)
+
+
+@dataclass(frozen=True, slots=True)
 class Meta:
     """What is known of a value before it is computed. Sizes of the batch are as in the example (two samples)."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     batch: tuple[int, ...] = ()  # the dimensions whose size grows with the batch
+    sizes: tuple[Any, ...] = field(default=(), compare=False)  # the shape in symbols, where some are free
 
     def without(self, dimension: int) -> Meta:
         """That of a value without one of its dimensions."""
@@ -91,6 +102,10 @@ class Graph:
     shared: frozenset[str] = (
         frozenset()
     )  # inputs without a batch, the same for all samples: they are not explained
+    free: Mapping[Any, tuple[int, int] | None] = field(
+        default_factory=dict
+    )  # symbols in shapes: the input and dimension that have their size (None: the batch); see `engine.sizes`
+    sized: frozenset[str] = frozenset()  # nodes that hang on sizes that were free
 
     def __post_init__(self) -> None:
         """Check that every name is defined once, before it is used."""

@@ -249,7 +249,8 @@ class _Joining:
         """All of a linear operation (`y[:]`), or some rows of its weight."""
         source, *rest = node.args
         whole = meta_of(self.nodes, source)
-        dim, start, stop, step = [*rest, *(0, None, None, 1)[len(rest) :]]
+        given: list[Any] = [*rest, *(0, None, None, 1)[len(rest) :]]
+        dim, start, stop, step = given
         if (
             whole is None
             or node.kwargs

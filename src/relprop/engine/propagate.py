@@ -191,7 +191,7 @@ def record(program: Program, leaves: Mapping[str, Any], store: Weights) -> dict[
     `leaves`: the values of inputs, weights and constants by node name.
     """
     values: dict[str, Any] = dict(leaves)
-    static = program.facts.static
+    facts = program.facts
 
     def value(ref: Ref) -> Any:
         held = values[ref.name]
@@ -208,7 +208,7 @@ def record(program: Program, leaves: Mapping[str, Any], store: Weights) -> dict[
                 def run(node: Node = node, function: Callable[..., Any] = remembers or function) -> Any:
                     return function(*replace_refs(node.args, value), **replace_refs(node.kwargs, value))
 
-                if node.name in static:
+                if facts.lasts(node.name):
                     values[node.name] = store.get((Ref(node.name), "value"), run)
                 elif remembers is not None:
                     values[node.name], values[_memory(node)] = run()
@@ -412,7 +412,7 @@ def step_of(
             output = function(*args, **kwargs)
 
     def cached(ref: Ref, name: str, make: Callable[[], Any]) -> Any:
-        return store.get((ref, name), make) if ref.name in facts.static else make()
+        return store.get((ref, name), make) if facts.lasts(ref.name) else make()
 
     return Step(
         node=node,

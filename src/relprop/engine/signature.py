@@ -21,6 +21,15 @@ def signature_of(leaf: Any, batch: int) -> Any:
     return (("B", *shape[1:]) if shape and shape[0] == batch else shape), leaf.dtype, leaf.device
 
 
+def length_free(leaf: Any, batch: int) -> Any:
+    """The signature of an input without its sizes: what inputs of any length share."""
+    signature = signature_of(leaf, batch)
+    if not isinstance(leaf, Tensor):
+        return signature
+    shape, *rest = signature
+    return len(shape), shape[:1] == ("B",), *rest
+
+
 def structure_of(model: Any) -> Any:
     """The modules of a model, their settings and hooks, and their weights by shape, type and identity of
     sharing.

@@ -62,8 +62,8 @@ class StandIns(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         standin = _CALLS.get(func)
-        padded = standin is not None and not kwargs and len(args) == 9 and isinstance(args[3], bool)
-        if not padded:
+        padded = not kwargs and len(args) == 9 and isinstance(args[3], bool)
+        if standin is None or not padded:
             return func(*args, **(kwargs or {}))
         states = list(args[1]) if isinstance(args[1], tuple) else args[1]
         return standin(args[0], states, *args[2:])

@@ -21,7 +21,8 @@ from relprop.engine.isolate import LOCK, quietly, run_isolated
 from relprop.engine.ops import OPS
 from relprop.engine.plan import Composite, Plan, refuse
 from relprop.engine.propagate import HALF, Program, Weights, prepare, record
-from relprop.engine.signature import signature_of, structure_of
+from relprop.engine.signature import length_free, signature_of, structure_of
+from relprop.engine.sizes import fits, is_free, with_sizes
 from relprop.errors import CaptureError, InvalidInput, UnsupportedOperation
 from relprop.explain.inputs import check_ids
 
@@ -37,19 +38,33 @@ class Captured:
     lock: threading.RLock = field(default_factory=threading.RLock)
 
 
+@dataclass(slots=True)
+class Family:
+    """A graph whose lengths are free, and what is derived from it that holds for every length."""
+
+    graph: Graph
+    store: Weights
+    members: list[Any] = field(default_factory=list)  # the cache's keys of the lengths seen last
+
+
 _CACHE: weakref.WeakKeyDictionary[Any, dict[Any, Captured]] = weakref.WeakKeyDictionary()
+_FAMILIES: weakref.WeakKeyDictionary[Any, dict[Any, list[Family]]] = weakref.WeakKeyDictionary()
+_LENGTHS = 64  # graphs of one family that are kept
 
 
 def clear_cache() -> None:
     """Forget all captured graphs and everything derived from models' weights."""
     with LOCK:
         _CACHE.clear()
+        _FAMILIES.clear()
 
 
 def captured_graph(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], fold: bool) -> Captured:
     """The canonised graph of the model for inputs of these shapes and types, captured at most once.
 
     A concrete graph holds for one sample: it is recorded anew each time, from the first sample of these inputs.
+    Where the capture left lengths of sequences free, its graph serves inputs of another length, once it is found to
+    compute what the model computes of them.
     """
     leaves, spec = pytree.tree_flatten((args, kwargs))
     batch = capturing.batch_size((args, kwargs))
@@ -59,28 +74,76 @@ def captured_graph(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], fo
         key = (structure_of(model), str(spec), inputs, fold)
         captured = known.get(key)
         if captured is None or captured.graph.concrete:
-            raw = _capture(model, args, kwargs, again=captured is not None)
-            captured = _analysed(canonise(raw, fold))
-            check_ids(captured.graph, leaves)
-            if not _verified(model, captured, args, kwargs):
-                captured = _analysed(
-                    canonise(raw, fold=False)
-                )  # folding may move scores that hang on rounding
-                if not fold or not _verified(model, captured, args, kwargs):
-                    raise CaptureError(
-                        "the captured graph does not compute what the model computes: its forward pass depends on"
-                        " chance, on the values of the input or on state outside its parameters\n"
-                        "  do: make the forward pass a function of its inputs and weights"
-                    )
+            general = (*key[:2], tuple(length_free(leaf, batch) for leaf in leaves))
+            families = _FAMILIES.setdefault(model, {}).setdefault(general, [])
+            captured = _relative(model, families, args, kwargs, key) or _new(
+                model, families, args, kwargs, key, again=captured is not None
+            )
             known[key] = captured
+            _forget(known, families)
         else:
             check_ids(captured.graph, leaves)
         return captured
 
 
-def _capture(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], again: bool) -> Graph:
+def _relative(
+    model: Any, families: list[Family], args: tuple[Any, ...], kwargs: dict[str, Any], key: Any
+) -> Captured | None:
+    """The graph of inputs of another length with this length set, if it computes what the model computes."""
+    leaves = pytree.tree_leaves((args, kwargs))
+    for family in families:
+        if fits(family.graph, leaves):
+            found = _checked(model, family.graph, args, kwargs, key[-1], family.store)
+            if found is not None:
+                family.members.append(key)
+                return found
+    return None
+
+
+def _new(
+    model: Any, families: list[Family], args: tuple[Any, ...], kwargs: dict[str, Any], key: Any, again: bool
+) -> Captured:
+    """A new capture: with free lengths where that works, else for this length."""
+    for free in (True, False):
+        raw = _capture(model, args, kwargs, again, free)
+        found = _checked(model, raw, args, kwargs, key[-1], Weights())
+        if found is not None:
+            if is_free(raw):
+                families.append(Family(raw, found.store, [key]))
+            return found
+        if not is_free(raw):
+            break
+    raise CaptureError(
+        "the captured graph does not compute what the model computes: its forward pass depends on"
+        " chance, on the values of the input or on state outside its parameters\n"
+        "  do: make the forward pass a function of its inputs and weights"
+    )
+
+
+def _checked(
+    model: Any, raw: Graph, args: tuple[Any, ...], kwargs: dict[str, Any], fold: bool, store: Weights
+) -> Captured | None:
+    """The graph for these inputs, canonised and analysed; None where it does not compute what the model computes."""
+    leaves = pytree.tree_leaves((args, kwargs))
+    graph = with_sizes(raw, leaves)
+    for folds in (True, False) if fold else (False,):  # folding may move scores that hang on rounding
+        captured = _analysed(canonise(graph, folds), store)
+        check_ids(captured.graph, leaves)
+        if _verified(model, captured, args, kwargs):
+            return captured
+    return None
+
+
+def _forget(known: dict[Any, Captured], families: list[Family]) -> None:
+    """Keep the graphs of the lengths seen last."""
+    for family in families:
+        while len(family.members) > _LENGTHS:
+            known.pop(family.members.pop(0), None)
+
+
+def _capture(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], again: bool, free: bool) -> Graph:
     try:
-        return capturing.capture(model, args, kwargs, again)
+        return capturing.capture(model, args, kwargs, again, free)
     except (CaptureError, UnsupportedOperation):
         if isinstance(model, torch.nn.Module):
             run_eagerly(model, *capturing.samples((args, kwargs), 1))
@@ -106,9 +169,9 @@ def run_eagerly(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str,
         ) from error
 
 
-def _analysed(graph: Graph) -> Captured:
+def _analysed(graph: Graph, store: Weights) -> Captured:
     """The graph with its facts. Raises `UnsupportedOperation` before anything is computed."""
-    captured = Captured(graph, analyse(graph, OPS))
+    captured = Captured(graph, analyse(graph, OPS), store)
     refuse(graph, captured.facts)
     return captured
 
