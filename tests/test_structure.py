@@ -57,6 +57,7 @@ ORDER = [
     "explain.repeated",
     "explain",
     "contrast",
+    "contextual",
     "methods",
     "inside.ranking",
     "inside.weights",
