@@ -20,12 +20,13 @@ from torch.utils import _pytree as pytree
 
 from relprop.engine.archive import refuse_code
 from relprop.engine.exported import first_line, graph_of
-from relprop.engine.frontends import onnx
+from relprop.engine.frontends import keras, onnx, torchscript
+from relprop.engine.frontends.layers import respelled
 from relprop.engine.graph import Graph, Meta, Node
 from relprop.engine.isolate import LOCK, muted, quietly, run_isolated, untouched
 from relprop.engine.standins import StandIns
 from relprop.engine.tape import place_of, tensors_of, trace
-from relprop.errors import CaptureError, InvalidInput
+from relprop.errors import CaptureError, InvalidInput, RelpropError
 
 
 def capture(
@@ -131,8 +132,28 @@ def from_onnx(
             "  do: export it with a dynamic batch: torch.onnx.export(…, dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))"
         )
     one, named = samples((args, kwargs), 1)
-    onnx.compare(model, one, named, run_isolated(model, one, named))
+    try:
+        output = run_isolated(model, one, named)
+    except RelpropError:
+        raise
+    except Exception as error:
+        raise CaptureError(first_line(error)) from error
+    onnx.compare(model, one, named, output)
     return from_module(model, args, kwargs, free, (2, 1) if fixed is None else (1,))
+
+
+def from_keras(
+    model: keras.KerasModel, args: tuple[Any, ...], kwargs: dict[str, Any], free: bool = True
+) -> Graph:
+    """Capture a Keras model."""
+    return keras.tidied(from_module(model, args, kwargs, free), model)
+
+
+def from_script(
+    model: torchscript.ScriptModel, args: tuple[Any, ...], kwargs: dict[str, Any], free: bool = True
+) -> Graph:
+    """Capture a TorchScript module."""
+    return respelled(from_module(model, args, kwargs, free))
 
 
 def from_call(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
@@ -159,7 +180,12 @@ def _live(graph: Graph, model: torch.nn.Module) -> Graph:
 
 
 def unwrapped(model: Any) -> Any:
-    """The model inside torch.compile, DataParallel and DistributedDataParallel, which computes the same."""
+    """The model inside torch.compile, DataParallel and DistributedDataParallel, which computes the same; for a
+    Keras model or TorchScript the module that stands for it."""
+    if keras.is_keras(model):
+        return keras.adapted(model)
+    if torchscript.is_script(model):
+        return torchscript.adapted(model)
     while True:
         if isinstance(model, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
             model = model.module
@@ -171,11 +197,6 @@ def unwrapped(model: Any) -> Any:
 
 def check_module(model: torch.nn.Module) -> None:
     """Raise `InvalidInput` for a module that has no values to explain, or whose code is not Python's."""
-    if isinstance(model, torch.jit.ScriptModule):
-        raise InvalidInput(
-            "model: a TorchScript module, which torch.export cannot read\n"
-            "  do: give the torch.nn.Module that it was made from, or export that with torch.export.save"
-        )
     for path, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):
             raise InvalidInput(
@@ -330,6 +351,8 @@ Frontend = Callable[[Any, tuple[Any, ...], dict[str, Any], bool], Graph]
 FRONTENDS: list[tuple[Callable[[Any], bool], Frontend]] = [
     (lambda model: isinstance(model, ExportedProgram), from_program),
     (lambda model: isinstance(model, onnx.OnnxModel), from_onnx),
+    (lambda model: isinstance(model, keras.KerasModel), from_keras),
+    (lambda model: isinstance(model, torchscript.ScriptModel), from_script),
     (lambda model: isinstance(model, torch.nn.Module), from_module),
     (lambda model: isinstance(model, (str, Path)) and str(model).endswith(".pt2"), from_file),
 ]
@@ -337,5 +360,10 @@ FRONTENDS: list[tuple[Callable[[Any], bool], Frontend]] = [
 FILES: dict[str, Callable[[Path], ExportedProgram | torch.nn.Module]] = {
     ".pt2": load_program,
     ".onnx": onnx.load,
+    ".keras": keras.load,
+    ".pt": torchscript.load,
+    ".pth": torchscript.load,
+    ".ts": torchscript.load,
+    ".torchscript": torchscript.load,
 }
 """From the ending of a file's name to what reads a model from it."""

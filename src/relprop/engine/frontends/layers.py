@@ -20,8 +20,6 @@ aten = torch.ops.aten
 _COPIES = (
     "aten.to.",
     "aten._to_copy.",
-    "aten.contiguous.",
-    "aten.clone.",
     "aten.alias.",
     "aten.lift_fresh_copy.",
 )
@@ -68,6 +66,17 @@ def ids_kept(graph: Graph) -> Graph:
 
 def _is_whole(meta: Meta | None) -> bool:
     return meta is not None and not meta.dtype.is_floating_point and meta.dtype != torch.bool
+
+
+def respelled(graph: Graph) -> Graph:
+    """Convolutions as TorchScript spells them, with settings of the backend behind their arguments."""
+
+    def plain(node: Node) -> Node:
+        if node.operation != "aten._convolution.default":
+            return node
+        return dataclasses.replace(node, function=aten.convolution.default, args=node.args[:9])
+
+    return dataclasses.replace(graph, nodes=tuple(map(plain, graph.nodes)))
 
 
 def biased_convolutions(graph: Graph) -> Graph:
