@@ -15,6 +15,7 @@ from .heatmap import heatmap, methods_row, video
 from .picture import html, png_bytes, save, save_page
 from .plots import series, table
 from .text import coloured, text, text_html, text_picture, text_terminal
+from .text_matrix import text_matrix
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,6 +38,7 @@ __all__ = [
     "table",
     "text",
     "text_html",
+    "text_matrix",
     "text_picture",
     "text_terminal",
     "to_map",

@@ -182,7 +182,7 @@ class _Box(NamedTuple):
 def _page(one: Coloured, colours: str, width: int) -> Image.Image:
     inner = width - 2 * MARGIN
     boxes, lines = _set(one.segments, inner)
-    heading = wrapped(_drawable(one.title), inner, HEAD, "bold")
+    heading = wrapped(drawable(one.title), inner, HEAD, "bold")
     notes = []
     if one.limit and any(abs(s.relevance or 0) > 1.001 * one.limit for s in one.segments):
         notes.append("larger values take the full colour")
@@ -241,7 +241,7 @@ def _set(parts: Sequence[Segment], inner: float) -> tuple[list[_Box], int]:
                     left, line = 0.0, line + 1
                 continue
             shown = (BREAK * piece.count("\n") or "␣") if piece.isspace() else piece
-            for part in _fitting(_drawable(shown), inner - inset, points):
+            for part in _fitting(drawable(shown), inner - inset, points):
                 word.append(_Box(0.0, 0, text_width(part, points) + inset, part, segment))
             if piece.isspace():
                 place()
@@ -279,7 +279,7 @@ def _glyphs() -> frozenset[int]:
     return frozenset(ft2font.FT2Font(found).get_charmap())
 
 
-def _drawable(text: str) -> str:
+def drawable(text: str) -> str:
     """The text with a square in place of every character that the picture's font lacks."""
     return "".join(letter if ord(letter) in _glyphs() else LACKING for letter in text)
 

@@ -12,10 +12,11 @@ from relprop.text.opened import (
     opened,
 )
 from relprop.text.read import named, reading
-from relprop.text.tokenizers import Vocabulary, is_text, parameters_of, spelled, tokenise
+from relprop.text.tokenizers import DECODER, Vocabulary, is_text, parameters_of, spelled, tokenise
 from relprop.text.tokens import Piece, Token, Tokenised, per_token
 
 __all__ = [
+    "DECODER",
     "Asked",
     "Piece",
     "Token",

@@ -149,21 +149,24 @@ def _huggingface(tokenizer: Any, text: str) -> Encoded:
 
 
 def spelled(
-    tokenizer: Any, ids: Sequence[int], start: int = 0, source: str = "input_ids"
+    tokenizer: Any,
+    ids: Sequence[int],
+    start: int = 0,
+    source: str = "input_ids",
+    before: Sequence[int] = (),
 ) -> tuple[str, tuple[Piece, ...]]:
-    """The text that ids stand for, and its tokens, their characters counted from `start`.
+    """The text that ids stand for behind those `before` them, and its tokens, their characters counted from `start`.
 
     Every token is named by what it adds to the text of those before it, so that a letter of several tokens is
     the last one's.
     """
     text, pieces = "", []
     whole = list(ids)
+    known = len(_decoded(tokenizer, before)) if before else 0
     for place, number in enumerate(whole):
         shown, span = f"<{number}>", (len(text), len(text))
         if is_huggingface(tokenizer):
-            longer = tokenizer.decode(
-                whole[: place + 1], skip_special_tokens=True, clean_up_tokenization_spaces=False
-            ).rstrip("\ufffd")
+            longer = _decoded(tokenizer, [*before, *whole[: place + 1]])[known:]
             shown = name_of(tokenizer, number).strip() or SPACE
         else:
             word = words_of(tokenizer).get(number)
@@ -177,6 +180,12 @@ def spelled(
         text = longer if len(longer) > len(text) else text
         pieces.append(Piece(shown, start + span[0], start + span[1], place, source))
     return text, tuple(pieces)
+
+
+def _decoded(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The text of ids, without letters that are not complete."""
+    text = tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return str(text).rstrip("\ufffd")
 
 
 def words_of(tokenizer: Any) -> dict[int, str]:
