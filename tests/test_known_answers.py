@@ -49,8 +49,6 @@ CLASSICAL = "a fitted classical model, tested with relprop.classical"
 METHOD = "no relevance propagation by rules: another method of explanation"
 LEFT_OUT = {
     "contextual_decomposition": METHOD,
-    "gradient_family": METHOD,
-    "gradcam": METHOD,
     "pattern_estimators": METHOD,
     "ocsvm_outlier": CLASSICAL,
     "kde_outlier": CLASSICAL,
@@ -849,6 +847,48 @@ def _(i: dict[str, Any], p: dict[str, Any], e: dict[str, Any]) -> None:
         same(found.inputs[0], e["R_x"])
         same(found.inputs[1], e["R_h0"])
         same(found.account("bias"), e["to_bias"])
+
+
+# ---------------------------------------------------------------- other methods
+
+
+@case("gradient_family")
+def _(i: dict[str, Any], p: dict[str, Any], e: dict[str, Any]) -> None:
+    model = nn.Sequential(linear(i["W1"], i["b1"]), nn.ReLU(), linear(i["W2"], i["b2"])).eval()
+    x = numbers(i["x"])[None]
+
+    def found(method: str, inputs: Tensor = x, **options: Any) -> Tensor:
+        return relprop.explain(model, inputs, 0, method=method, **options).relevance
+
+    same(relprop.explain(model, x, 0, method="gradient").output, e["f"])
+    for method, key in (
+        ("gradient", "gradient"),
+        ("sensitivity", "sensitivity"),
+        ("gradient_x_input", "gradient_x_input"),
+        ("deconvolution", "deconvnet"),
+        ("guided_backprop", "guided_backprop"),
+    ):
+        same(found(method), e[key])
+    noisy = x + numbers(i["noise"])
+    same(found("gradient", noisy).mean(0), e["smoothgrad"])
+    pytest.importorskip("captum", reason="captum is not installed")
+    path = found("integrated_gradients", baseline=numbers(i["ig_baseline"]), steps=p["ig_steps"], quadrature="riemann_middle")  # fmt: skip
+    for sampled, key in ((path, "ig"), (found("occlusion"), "occlusion_zero")):
+        torch.testing.assert_close(
+            sampled[0], numbers(e[key]), rtol=1e-6, atol=1e-7
+        )  # captum's sums are float32
+
+
+@case("gradcam")
+def _(i: dict[str, Any], p: dict[str, Any], e: dict[str, Any]) -> None:
+    maps = numbers(i["A"])[None]
+    keep = nn.Conv2d(2, 2, 1, bias=False)
+    with torch.no_grad():
+        keep.weight.copy_(torch.eye(2)[:, :, None, None])
+    model = nn.Sequential(keep, nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear([i["w"]])).double().eval()
+    explanation = relprop.explain(model, maps, 0, method="grad_cam")
+    same(explanation.output, e["y"])
+    same(explanation.relevance.sum(1), e["cam"])
 
 
 # the softmax rule by its own name, beside its default

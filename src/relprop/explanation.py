@@ -36,6 +36,7 @@ class Explanation:
         plan: the rule of every operation; None for methods without rules.
         method: the method's name.
         text: the tokens of the explained texts and their places; None where the inputs are no text.
+        standard_error: of relevance that was sampled, in its form; None for methods that do not sample.
     """
 
     relevance: Any
@@ -48,6 +49,7 @@ class Explanation:
     method: str = "lrp"
     _at: Inside | None = field(repr=False, default=None)
     text: Tokenised | None = field(repr=False, default=None)
+    standard_error: Any = field(repr=False, default=None)
 
     @property
     def tokens(self) -> list[list[Token]]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from relprop import gradients, sampling
+from relprop.contextual import contextual_decomposition
 from relprop.contrast import contrasted
+from relprop.differentiable import Differentiable, differentiable, inputs_behind
 from relprop.engine import audit as accounts
 from relprop.engine.graph import Ref
 from relprop.engine.propagate import HALF, Mask, Program, Walk, walk
@@ -26,12 +30,16 @@ Start = tuple[dict[Ref, Tensor], Tensor, Any, list[accounts.Entry]]
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One row: what the method is, and its function of an explainer, the captured graph and one batch."""
+    """One row: what the method is, its function of an explainer, the captured graph and one batch, and its options.
+
+    `options`: their names and defaults; what the caller gave is in `explainer.options`.
+    """
 
     about: str
     run: Callable[
         [Explainer, Captured, Program, tuple[Any, ...], dict[str, Any], list[Target]], list[Explanation]
     ]
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def lrp(
@@ -195,10 +203,97 @@ def relevance_of(
     return positional[0] if len(positional) == 1 else positional
 
 
+def differentiating(compute: Callable[..., Any], about: str) -> Method:
+    """The row of a method that asks nothing of a model but its scores and gradients; it has no plan and no audit.
+
+    `compute`: a function of a `Differentiable`, of the captured graph where it has an argument `captured`, and of
+    options, all with defaults; returns relevance at each source, or that and its standard error.
+    """
+    arguments = inspect.signature(compute).parameters
+    options = {name: a.default for name, a in arguments.items() if a.default is not inspect.Parameter.empty}
+    name = compute.__name__
+
+    def run(
+        explainer: Explainer,
+        captured: Captured,
+        program: Program,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        targets: list[Target],
+    ) -> list[Explanation]:
+        results = []
+        for target in targets:
+            function = differentiable(explainer, captured, args, kwargs, target)
+            given = {"captured": captured} if "captured" in arguments else {}
+            found = compute(function, **given, **explainer.options)
+            means, errors = found if isinstance(found[0], tuple) else (found, None)
+
+            def of_inputs(at: Sequence[Tensor], function: Differentiable = function) -> Any:
+                return relevance_of(captured, _at_inputs(captured, function, at), args, kwargs)
+
+            results.append(
+                Explanation(
+                    of_inputs(means),
+                    function.output,
+                    function.target,
+                    function.score,
+                    None,
+                    (args, kwargs),
+                    method=name,
+                    standard_error=None if errors is None else of_inputs(errors),
+                )
+            )
+        return results
+
+    return Method(about, run, options)
+
+
+def _at_inputs(captured: Captured, function: Differentiable, found: Sequence[Tensor]) -> dict[str, Tensor]:
+    """What was found at the sources, by input: of token ids summed over their embedding's dimensions."""
+    result: dict[str, Tensor] = {}
+    behind = inputs_behind(captured, function.sources)
+    for source, values in zip(function.sources, found, strict=True):
+        values = values.float() if values.dtype in HALF else values
+        name = behind[source]
+        values = values if name == source else values.sum(-1)
+        result[name] = result[name] + values if name in result else values
+    return result
+
+
 METHODS: dict[str, Method] = {
     "lrp": Method("layer-wise relevance propagation (Bach et al. 2015), by the rules of a composite", lrp),
     "clrp": Method(
         "contrastive relevance (Gu et al. 2018): for the target and not for all other classes", clrp
+    ),
+    **{
+        compute.__name__: differentiating(compute, about)
+        for compute, about in (
+            (gradients.gradient, "the gradient of the score by the input"),
+            (gradients.sensitivity, "the squared gradient (Simonyan et al. 2014)"),
+            (gradients.gradient_x_input, "the gradient times the input (Shrikumar et al. 2016)"),
+            (gradients.deconvolution, "gradients that every ReLU rectifies (Zeiler and Fergus 2014)"),
+            (
+                gradients.guided_backprop,
+                "gradients rectified and masked by every ReLU (Springenberg et al. 2015)",
+            ),
+            (
+                gradients.grad_cam,
+                "channels of a layer weighed by their mean gradient (Selvaraju et al. 2017)",
+            ),
+            (
+                sampling.integrated_gradients,
+                "gradients on the way from a baseline (Sundararajan et al. 2017)",
+            ),
+            (sampling.smoothgrad, "the mean gradient at noisy copies of the input (Smilkov et al. 2017)"),
+            (sampling.occlusion, "what the score loses when a window is replaced (Zeiler and Fergus 2014)"),
+            (sampling.shapley, "Shapley values, by sampled orders or by kernel SHAP (Lundberg and Lee 2017)"),
+            (sampling.random, "normal noise, the baseline that every method has to beat"),
+        )
+    },
+    "contextual_decomposition": Method(
+        "what each word or phrase contributes to an LSTM's score (Murdoch et al. 2018)",
+        contextual_decomposition,
+        {"phrases": None},
     ),
 }
 

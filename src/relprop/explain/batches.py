@@ -120,7 +120,12 @@ def join(parts: list[Explanation], inputs: Inputs) -> Explanation:
         audits = [p.audit for p in parts if p.audit is not None]
         audit = accounts.join(audits) if audits else None
     at = None if first._at is None else first._at.joined([p._at for p in parts])
-    return Explanation(relevance, output, target, score, audit, inputs, first.plan, first.method, at)
+    errors = first.standard_error
+    if errors is not None and len(parts) > 1:
+        errors = _of_inputs(merge([p.standard_error for p in parts]), parts, inputs)
+    return Explanation(
+        relevance, output, target, score, audit, inputs, first.plan, first.method, at, standard_error=errors
+    )
 
 
 def _joined_target(targets: list[Any], score: Tensor) -> Any:

@@ -80,6 +80,7 @@ class Explainer:
         batch_size: the number of samples that are walked at a time; by default as many as fit the free memory.
         tokenizer: what turns texts into token ids and names tokens: the model's own from transformers (a pipeline or
             a saved folder brings it), a `relprop.text.Vocabulary`, or a function from a text to ids and offsets.
+        options: those of the method (steps, samples, window, layer, seed, …: docs/methods.md).
 
     `plan` is the plan for the inputs seen last (or the example). An explainer may be shared by threads.
     """
@@ -94,11 +95,16 @@ class Explainer:
         audit: bool = True,
         batch_size: int | None = None,
         tokenizer: Any = None,
+        **options: Any,
     ) -> None:
         from relprop.methods import METHODS
 
         if method not in METHODS:
             raise InvalidInput(f"method: {method!r} is unknown\n  do: one of {', '.join(METHODS)}")
+        for name in options:
+            if name not in METHODS[method].options:
+                known = ", ".join(METHODS[method].options) or "it has none"
+                raise InvalidInput(f"{name}: no option of the method {method!r}\n  do: {known}")
         if batch_size is not None and batch_size < 1:
             raise InvalidInput(
                 f"batch_size: {batch_size} is below 1\n  do: give the number of samples that are walked at a time"
@@ -110,6 +116,7 @@ class Explainer:
             check_model(self.model)
         self.composite = composite_of(rules)
         self.method = method
+        self.options = {**METHODS[method].options, **options}
         self.audit = audit
         self.batch_size = batch_size
         self.conditions: tuple[Condition | None, ...] = ()
