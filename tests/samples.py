@@ -1190,6 +1190,133 @@ ATTENTION: DICT = {
     ),
 }
 
+# ---------------------------------------------------------------- recurrent layers and cells
+
+
+def _layer(
+    layer: Callable[..., Any],
+    states: int,
+    weights: int,
+    units: int,
+    batch_first: bool = True,
+    **settings: Any,
+) -> Callable[..., Tensor]:
+    """A recurrent layer from zero states; `weights` of each of its chains."""
+
+    def run(x: Tensor, *w: Tensor) -> Tensor:
+        each = settings.get("num_layers", 1) * (2 if settings.get("bidirectional") else 1)
+        x = x if batch_first else x.transpose(0, 1)
+        zeros = x.new_zeros(each, x.shape[0 if batch_first else 1], settings.get("projected", units))
+        cell = x.new_zeros(*zeros.shape[:2], units)
+        given = (zeros, cell) if states == 2 else zeros
+        biases = weights > 3
+        rest = (settings.get("num_layers", 1), 0.0, False, settings.get("bidirectional", False), batch_first)
+        return layer(x, given, list(w), biases, *rest)[0]
+
+    return run
+
+
+def _chains(gates: int, units: int, *reads: int, projected: int | None = None) -> tuple[tuple[int, ...], ...]:
+    """Weights of chains that read so many values, with biases."""
+    shapes: list[tuple[int, ...]] = []
+    for read in reads:
+        shapes += [
+            (gates * units, read),
+            (gates * units, projected or units),
+            (gates * units,),
+            (gates * units,),
+        ]
+        shapes += [] if projected is None else [(projected, units)]
+    return tuple(shapes)
+
+
+def _from_states(x: Tensor, h: Tensor, c: Tensor, *w: Tensor) -> Tensor:
+    return torch.lstm(x, (h[None], c[None]), list(w), True, 1, 0.0, False, False, True)[0]
+
+
+def _gru_from_state(x: Tensor, h: Tensor, *w: Tensor) -> Tensor:
+    return torch.gru(x, h[None], list(w), True, 1, 0.0, False, False, True)[1][0]
+
+
+def _loop(x: Tensor, h: Tensor, w: Tensor, u: Tensor, b: Tensor) -> Tensor:
+    for t in range(2):
+        h = torch.tanh(F.linear(x[:, t], w, b) + F.linear(h, u))
+    return h
+
+
+def _gated_loop(x: Tensor, h: Tensor, w: Tensor, u: Tensor, b: Tensor, d: Tensor) -> Tensor:
+    for t in range(2):
+        h = torch.tanh(torch.sigmoid(x[:, t, :2]) * F.linear(h, u, d) + F.linear(x[:, t], w, b))
+    return h
+
+
+MOVED = ("aten.transpose.int",)
+TAKEN = ("aten.unsqueeze.default",)
+RECURRENT: DICT = {
+    "aten.lstm.input": [
+        Sample(
+            _layer(torch.lstm, 2, 4, 2, num_layers=2, bidirectional=True),
+            **on(3, 3),
+            weights=_chains(4, 2, 3, 3, 4, 4),
+        ),
+        Sample(
+            _layer(torch.lstm, 2, 5, 3, False, projected=2),
+            **on(3, 2),
+            weights=_chains(4, 3, 2, projected=2),
+            also=MOVED,
+        ),
+        Sample(_from_states, **two((3, 2), (2,), (2,)), weights=_chains(4, 2, 2), also=TAKEN),
+    ],
+    "aten.gru.input": [
+        Sample(
+            _layer(torch.gru, 1, 4, 2, False, num_layers=2, bidirectional=True),
+            **on(3, 3),
+            weights=_chains(3, 2, 3, 3, 4, 4),
+            also=MOVED,
+        ),
+        Sample(
+            _gru_from_state,
+            **two((3, 2), (2,)),
+            weights=_chains(3, 2, 2),
+            also=(*TAKEN, "aten.select.int"),
+        ),
+    ],
+    "aten.rnn_tanh.input": [Sample(_layer(torch.rnn_tanh, 1, 4, 2), **on(4, 3), weights=_chains(1, 2, 3))],
+    "aten.rnn_relu.input": [Sample(_layer(torch.rnn_relu, 1, 4, 2), **on(4, 3), weights=_chains(1, 2, 3))],
+    "aten.lstm_cell.default": [
+        Sample(
+            lambda x, h, c, *w: torch.lstm_cell(x, (h, c), *w),
+            **two((3,), (2,), (2,)),
+            weights=_chains(4, 2, 3)[:2],
+        ),
+    ],
+    "aten.gru_cell.default": [Sample(torch.gru_cell, **two((3,), (2,)), weights=_chains(3, 2, 3))],
+    "aten.rnn_tanh_cell.default": [Sample(torch.rnn_tanh_cell, **two((3,), (2,)), weights=_chains(1, 2, 3))],
+    "aten.rnn_relu_cell.default": [Sample(torch.rnn_relu_cell, **two((3,), (2,)), weights=_chains(1, 2, 3))],
+    "relprop.joint_linear": [
+        Sample(
+            lambda x, h, w, u, b: torch.tanh(F.linear(x, w, b) + F.linear(h, u)),
+            **two((3,), (2,)),
+            weights=((4, 3), (4, 2), (4,)),
+            also=("aten.tanh.default",),
+        )
+    ],
+    "relprop.recurrent_linear": [
+        Sample(
+            _loop,
+            **two((2, 3), (2,)),
+            weights=((2, 3), (2, 2), (2,)),
+            also=("aten.tanh.default", "aten.select.int", "aten.slice.Tensor"),
+        ),
+        Sample(
+            _gated_loop,
+            **two((2, 3), (2,)),
+            weights=((2, 3), (2, 2), (2,), (2,)),
+            also=("aten.tanh.default", "aten.sigmoid.default", "aten.select.int", "aten.slice.Tensor"),
+        ),
+    ],
+}
+
 SAMPLES: DICT = {
     **ACTIVATIONS,
     **SUMS,
@@ -1206,4 +1333,5 @@ SAMPLES: DICT = {
     **_pools(),
     **REDUCTIONS,
     **ATTENTION,
+    **RECURRENT,
 }

@@ -24,7 +24,7 @@ from relprop.engine.graph import Graph, Node, Ref, name_of, replace_refs
 from relprop.engine.ops import KINDS, OPS
 from relprop.engine.plan import Composite, Plan
 from relprop.engine.propagate import HALF, Weights, prepare, record, walk
-from relprop.engine.rules import Addition, MaxPool, Product, Rule, Softmax
+from relprop.engine.rules import Addition, MaxPool, Product, Recurrent, Rule, Softmax
 from relprop.engine.step import sum_per_sample
 from relprop.explain import Explainer, forward, leaves_of
 from relprop.methods import precision_of
@@ -54,6 +54,17 @@ RULES: dict[type[Rule], list[Rule]] = {
     + [Product("proportional", 0.0)],
     Softmax: [Softmax(how) for how in ("taylor", "constant", "pass")],
     MaxPool: [MaxPool(how) for how in ("winner", "split", "proportional", "softmax")],
+    Recurrent: [
+        Recurrent(rules.Epsilon(1e-3), Product("half"), Addition("abs")),
+        Recurrent(rules.Epsilon(0.0), Product("proportional", 0.0), Addition(epsilon=0.0)),
+        Recurrent(rules.Epsilon(1e-3, bias="distribute_layer"), Product("abs")),
+        Recurrent(rules.Epsilon(1e-3, bias="ignore"), Product("first"), Addition("positive")),
+        Recurrent(rules.Epsilon(1e-3, stabiliser="relative")),
+        Recurrent(rules.Gamma()),
+        Recurrent(rules.AlphaBeta(), addition=Addition("equal")),
+        Recurrent(rules.Flat()),
+        Recurrent(rules.ZPlus(bias="distribute")),
+    ],
 }
 """The rules that are tried where an operation obeys their type."""
 

@@ -488,6 +488,8 @@ class _Book:
                 if part is not None
             ]
             size = _total([s for s in sizes if s is not None])
+            if shares.magnitude is not None:
+                size = torch.maximum(size, shares.magnitude)
         zero = torch.zeros_like(received[0])
         self.entries.append(
             Entry(

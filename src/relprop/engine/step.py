@@ -72,10 +72,13 @@ class Shares:
     list of them where the argument is a list of tensors. Arguments left out get nothing.
     `absorbed`: from a reason to its sum over each sample, (B,) float64. Computed from the rule's formula, never as a
     difference of what came in and what went out: otherwise the audit could not fail.
+    `magnitude`: the largest Σ|R| of each sample on the way through an operation that is many in one (a recurrent
+    layer), (B,) float64.
     """
 
     arguments: dict[int | str, Any]
     absorbed: dict[str, Tensor] = field(default_factory=dict)
+    magnitude: Tensor | None = None
 
 
 @dataclass(slots=True)

@@ -58,6 +58,14 @@ class Ledger:
     inner: int | None
     cached: Callable[[str, Callable[[], Any]], Any]
     absorbed: dict[str, Tensor] = field(default_factory=dict)
+    magnitude: Tensor | None = None  # the largest Σ|R| of each sample at any step
+
+    def see(self, relevance: Tensor) -> None:
+        """Take down how large relevance (T, N, H) has grown at any step."""
+        sizes = relevance.abs().sum(-1, dtype=torch.float64)
+        groups = (-1, self.batch, self.inner) if self.inner is not None else (1, 1, sizes.shape[1])
+        largest = sizes.reshape(len(sizes), *groups).sum((1, 3)).amax(0)
+        self.magnitude = largest if self.magnitude is None else torch.maximum(self.magnitude, largest)
 
     def enter(self, reason: str, values: Tensor) -> None:
         """Add Σ values (…, N, K) of each sample."""
@@ -206,8 +214,10 @@ def elman(
     `out` (T, N, P): relevance of the states as outputs; `hidden` (N, P), `cell` (N, H): of the last states.
     """
     z = linear_of(chain, slice(0, None), rule, ledger)
+    arrived = torch.empty_like(out)
     for t in reversed(range(len(out))):
-        hidden, _ = z.back(t, out[t] + hidden)
+        hidden, _ = z.back(t, torch.add(out[t], hidden, out=arrived[t]))
+    ledger.see(arrived)
     return ChainShares(z.finish(ledger), hidden)
 
 
@@ -240,6 +250,7 @@ def gru(
             of_z = [share for f in to_z if (share := times(whole, _at(f, t))) is not None]
             both = torch.cat([_or_zero(of_r, whole), sum(of_z, torch.zeros_like(whole))], -1)
             hidden = hidden + gates.back(t, both)[0]
+    ledger.see(arrived)
     ledger.lose(arrived, summed)
     ledger.lose(_or_zero(times(arrived, summed.first), arrived), products[0])
     ledger.lose(_or_zero(times(arrived, summed.second), arrived), products[1])
@@ -291,6 +302,8 @@ def lstm(
             at_g = torch.cat([_or_zero(share, at_c) for share in shares], -1)
         hidden, _ = linear.back(t, _or_zero(at_g, at_c))
         cell = _or_zero(_plus(times(at_c, _at(to_before, t)), extra), at_c)
+    ledger.see(of_h)
+    ledger.see(of_c)
     ledger.lose(of_h, leave)
     if not spread.active:
         ledger.lose(of_c, summed)

@@ -215,7 +215,7 @@ def _shares(step: Step, x: Tensor, first: list[Tensor], ledger: Ledger, steps: T
             ledger.enter("constant", share)
     if any(share is not None for share in found):
         arguments[1] = found if listed else found[0]
-    return Shares(arguments, ledger.absorbed)
+    return Shares(arguments, ledger.absorbed, ledger.magnitude)
 
 
 def _refused(node: Node) -> str | None:
