@@ -48,7 +48,6 @@ RTOL, ATOL = 1e-9, 1e-13
 CLASSICAL = "a fitted classical model, tested with relprop.classical"
 METHOD = "no relevance propagation by rules: another method of explanation"
 LEFT_OUT = {
-    "contextual_decomposition": METHOD,
     "pattern_estimators": METHOD,
     "ocsvm_outlier": CLASSICAL,
     "kde_outlier": CLASSICAL,
@@ -889,6 +888,28 @@ def _(i: dict[str, Any], p: dict[str, Any], e: dict[str, Any]) -> None:
     explanation = relprop.explain(model, maps, 0, method="grad_cam")
     same(explanation.output, e["y"])
     same(explanation.relevance.sum(1), e["cam"])
+
+
+@case("contextual_decomposition")
+def _(i: dict[str, Any], p: dict[str, Any], e: dict[str, Any]) -> None:
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.step, self.head = OneStep("LSTM", i, "layer"), linear(i["W_out"])
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.step.layer(x)[0][:, -1])
+
+    model, x = Reader().double().eval(), _twice(i["x"])
+    phrase = (p["start"], p["stop"])
+    for target, (rel, irr) in enumerate(zip(e["scores_rel"], e["scores_irrel"], strict=True)):
+        found = relprop.explain(model, x, target, method="contextual_decomposition", phrases=[phrase])
+        assert found.audit is None
+        same(found.relevance[0], [rel])
+        same(found.score[0], rel + irr)
+        words = relprop.explain(model, x, target, method="contextual_decomposition").relevance
+        assert words.shape == x.shape[:2]
+        same(words[0, phrase[0]], rel)
 
 
 # the softmax rule by its own name, beside its default
