@@ -253,3 +253,19 @@ def test_log_softmax_decomposes_its_value() -> None:
     assert torch.equal(passed.relevance.sum(1), passed.score)
     constant = relprop.explain(model, x, 2, relprop.Composite([("softmax", Softmax("constant"))]))
     assert constant.audit is not None and "constant" in constant.audit.absorbed
+
+
+def test_attention_weights_behind_an_inactive_dropout_are_a_gate_all_the_same() -> None:
+    class Written(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv = nn.Linear(4, 12)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = self.qkv(x).chunk(3, -1)
+            weights = F.dropout(torch.softmax(q @ k.transpose(1, 2), -1), 0.5, self.training)
+            return (weights @ v).mean(1)
+
+    x = torch.randn(2, 5, 4, dtype=torch.float64)
+    audit = relprop.explain(Written().double().eval(), x, 1, "cp_lrp").audit
+    assert "constant" not in audit.absorbed  # nothing goes to the softmax, which CP-LRP holds constant

@@ -129,7 +129,7 @@ def _gates(graph: Graph) -> frozenset[Ref]:
         if node.kind != "call" or row is None:
             continue
         read = list(parents(node))
-        kept = row.kind == "selection" or is_complement(node)
+        kept = row.kind == "selection" or is_complement(node) or "dropout" in node.operation
         if gate_source(node) or (kept and read and read[0] in found):
             found.add(Ref(node.name))
     return frozenset(found)
