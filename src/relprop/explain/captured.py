@@ -154,6 +154,8 @@ def run_eagerly(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str,
     """The model's own output. Raises `InvalidInput` where the model itself fails on these inputs."""
     try:
         return run_isolated(model, args, kwargs)
+    except UnsupportedOperation:  # of an operator in a file
+        raise
     except Exception as error:
         shapes = ", ".join(
             str(tuple(t.shape)) for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)

@@ -164,12 +164,12 @@ def thresholded_relu(node: Node, x: Tensor) -> Tensor:
 
 @operator("PRelu")
 def prelu(node: Node, x: Tensor, slope: Tensor) -> Tensor:
-    """A leaky ReLU with learnt slopes: one for all, or one a channel."""
-    if slope.numel() == 1:
-        return F.prelu(x, slope.reshape(1))
-    if slope.numel() == x.shape[1] == slope.shape[-x.dim() + 1 if slope.dim() >= x.dim() - 1 else 0]:
+    """A leaky ReLU with learnt slopes: one for all, one a channel, or any that broadcast."""
+    rank = x.dim()
+    shape = (1,) * (rank - slope.dim()) + tuple(slope.shape)
+    if slope.numel() == 1 or (rank > 1 and slope.numel() == shape[1] == x.shape[1]):
         return F.prelu(x, slope.reshape(-1))
-    raise node.refuse("slopes that are neither one for all nor one a channel")
+    return torch.where(x < 0, x * slope, x)
 
 
 @operator("HardSigmoid")
@@ -226,7 +226,9 @@ def where(node: Node, condition: Any, a: Any, b: Any) -> Any:
     return torch.where(condition, a, b)
 
 
-@operator("Dropout")
+@operator("Dropout", host=(1, 2))
 def dropout(node: Node, x: Tensor, ratio: Any = None, training: Any = None) -> Any:
     """Nothing is dropped outside training."""
+    if training:
+        raise node.refuse("training mode")
     return (x, torch.ones_like(x, dtype=torch.bool))[: len(node.outputs)] if len(node.outputs) > 1 else x

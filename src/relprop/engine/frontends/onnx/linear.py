@@ -299,11 +299,14 @@ def resize(node: Node, x: Tensor, roi: Any = None, scales: Any = None, sizes: An
     scale: list[float] = [1.0] * len(target)
     for axis, _, w, f in moved:
         target[axis - 2], scale[axis - 2] = w, f
-    smooth = bool(node["antialias"]) and any(f < 1 for f in scale)
+    if node["antialias"] and any(f < 1 for f in scale):
+        raise node.refuse("antialias")
     corners = how == "align_corners"
+    if corners and any(o * f != w for _, o, w, f in moved):
+        raise node.refuse("align_corners with scales that do not give whole sizes")
     if sizes is None and not corners:
-        return F.interpolate(x, scale_factor=scale, mode=kind, align_corners=False, antialias=smooth)
-    return F.interpolate(x, target, mode=kind, align_corners=corners, antialias=smooth)
+        return F.interpolate(x, scale_factor=scale, mode=kind, align_corners=False)
+    return F.interpolate(x, target, mode=kind, align_corners=corners)
 
 
 def _nearest(node: Node, size: int, wanted: int, scale: float) -> list[int]:
@@ -342,12 +345,6 @@ def grid_sample(node: Node, x: Tensor, grid: Tensor) -> Tensor:
         "nearest": "nearest",
     }
     return F.grid_sample(x, grid, kinds[node["mode"]], node["padding_mode"], bool(node["align_corners"]))
-
-
-@operator("Upsample", host=(1,))
-def upsample(node: Node, x: Tensor, scales: Any) -> Tensor:
-    """The older spelling of resampling."""
-    raise node.refuse("an operator that newer files spell Resize")
 
 
 @operator("LpPool")

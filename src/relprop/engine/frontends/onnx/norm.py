@@ -27,16 +27,18 @@ def instance_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
 
 
 @operator("LayerNormalization")
-def layer_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
-    """All from an axis on by their mean and variance."""
-    if sum(map(bool, node.outputs)) > 1:
-        raise node.refuse("mean and deviation as outputs")
+def layer_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Any:
+    """All from an axis on by their mean and variance, which may be outputs too."""
     shape = x.shape[node["axis"] % x.dim() :]
     if scale.shape != shape:
         scale = scale.expand(shape)
     if bias is not None and bias.shape != shape:
         bias = bias.expand(shape)
-    return F.layer_norm(x, list(shape), scale, bias, node["epsilon"])
+    y = F.layer_norm(x, list(shape), scale, bias, node["epsilon"])
+    if not any(node.outputs[1:]):
+        return y
+    axes = list(range(x.dim() - len(shape), x.dim()))
+    return y, x.mean(axes, True), torch.rsqrt(x.var(axes, correction=0, keepdim=True) + node["epsilon"])
 
 
 @operator("RMSNormalization")
@@ -59,7 +61,8 @@ def group_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
 @operator("LpNormalization")
 def lp_norm(node: Node, x: Tensor) -> Tensor:
     """Divided by the norm along an axis."""
-    return x / torch.linalg.vector_norm(x, node["p"], node["axis"], True)  # type: ignore[no-any-return]
+    size = torch.linalg.vector_norm(x, node["p"], node["axis"], True)
+    return x / torch.where(size == 0, torch.ones_like(size), size)
 
 
 @operator("MeanVarianceNormalization")
@@ -108,6 +111,8 @@ def attention(
         raise node.refuse("a cache of keys and values, or the weights as an output")
     if node["softcap"] or node["qk_matmul_output_mode"]:
         raise node.refuse("softcap or qk_matmul_output_mode")
+    if any(node[side] not in (None, -1) for side in ("left_window_size", "right_window_size")):
+        raise node.refuse("a window of keys")
     flat = query.dim() == 3
     if flat:
         query = torch.unflatten(query, -1, (node["q_num_heads"], -1)).transpose(1, 2)

@@ -242,9 +242,11 @@ def depth_to_space(node: Node, x: Tensor) -> Tensor:
 
 @operator("SpaceToDepth")
 def space_to_depth(node: Node, x: Tensor) -> Tensor:
-    """Pixels become channels, in depth-column-row order."""
+    """Pixels become channels, in depth-column-row order or column-row-depth (torch's)."""
     size = node["blocksize"]
     n, c, h, w = x.shape
+    if node["mode"] == "CRD":
+        return torch.pixel_unshuffle(x, size)
     y = x.reshape(n, c, h // size, size, w // size, size).permute(0, 3, 5, 1, 2, 4)
     return y.reshape(n, c * size**2, h // size, w // size)
 
