@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -1317,6 +1318,25 @@ RECURRENT: DICT = {
     ],
 }
 
+
+def _routed(x: Tensor, w: Tensor) -> Tensor:
+    """The rows of one sample by three experts; the second has none of them."""
+    import_module("transformers.integrations.moe")
+    return torch.ops.transformers.grouped_mm_fallback(x, w, index(2, 2, 4))  # type: ignore[no-any-return]
+
+
+EXPERTS: DICT = {
+    "relprop.grouped_product": [
+        Sample(each(_routed), **on(4, 3), weights=((3, 3, 2),), also=EACH),
+        Sample(
+            each(lambda x, w: _routed(x[:, :3], w)),
+            **on(5, 4),
+            weights=((3, 3, 2),),
+            also=(*EACH, "aten.slice.Tensor"),
+        ),
+    ]
+}
+
 SAMPLES: DICT = {
     **ACTIVATIONS,
     **SUMS,
@@ -1334,4 +1354,5 @@ SAMPLES: DICT = {
     **REDUCTIONS,
     **ATTENTION,
     **RECURRENT,
+    **EXPERTS,
 }

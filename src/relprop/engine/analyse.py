@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -26,6 +27,22 @@ _CREATIONS = (
     "aten.full_like.", "aten.empty_like.", "aten.rand_like.", "aten.randn_like.",
 )  # fmt: skip
 """Operations that read no more than the shape and type of their argument."""
+
+_SIZES = (*_CREATIONS, "aten.sym_size.", "aten.sym_numel.", "aten.sym_stride.")
+"""Operations whose result does not depend on the values of their argument."""
+
+_PLACED: dict[str, tuple[int, int]] = {
+    "aten.index_select.": (1, 2), "aten.gather.": (1, 2), "aten.take_along_dim.": (2, 1), "aten.index_add.": (1, 2),
+    "aten.index_copy.": (1, 2), "aten.index_fill.": (1, 2), "aten.scatter.": (1, 2), "aten.scatter_add.": (1, 2),
+    "aten.scatter_reduce.": (1, 2),
+}  # fmt: skip
+"""Operations that move values along one dimension: where that dimension stands, and the index that says whither."""
+
+_ORDERED: dict[str, int] = {
+    "aten.sort.": 1, "aten.topk.": 2, "aten.cumsum.": 1, "aten.cumprod.": 1, "aten.cummax.": 1, "aten.cummin.": 1,
+    "aten.softmax.": 1, "aten._softmax.": 1, "aten.log_softmax.": 1, "aten._log_softmax.": 1,
+}  # fmt: skip
+"""Operations that look at all values along one dimension, and where that dimension stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +71,17 @@ def analyse(graph: Graph, operations: Mapping[str, Operation]) -> Facts:
     nonnegative: set[Ref] = set()
     layout: dict[Ref, Layout] = {}
     readers = consumers(graph)
+    ids = _token_ids(graph, operations)
+    fed: set[str] = set()  # nodes whose values depend on those of an input
     for node in graph.nodes:
         outputs = values_of(node)
         if node.kind in ("weight", "constant"):
             static.add(node.name)
         elif node.kind == "input":
-            data.update(outputs if node.name not in graph.shared else ())
+            fed.add(node.name)
+            data.update(
+                ref for ref in outputs if node.name not in graph.shared and _explained(node, ref, ids)
+            )
         else:
             operation = operations.get(node.operation)
             read = list(parents(node))
@@ -67,15 +89,22 @@ def analyse(graph: Graph, operations: Mapping[str, Operation]) -> Facts:
                 static.add(node.name)
                 if node.name in graph.sized or any(ref.name in sized for ref in read):
                     sized.add(node.name)
+            if any(ref.name in fed for ref in read) and not node.operation.startswith(_SIZES):
+                fed.add(node.name)
             if any(ref in data for ref in read) and not node.operation.startswith(_CREATIONS):
                 data.update(
-                    ref for ref in outputs if _carries(node, operation, meta_of(nodes, ref), nodes, data)
+                    ref
+                    for ref in outputs
+                    if _carries(node, operation, meta_of(nodes, ref), nodes, data)
+                    and _explained(node, ref, ids)
                 )
             if operation is not None and operation.is_nonnegative(node, nonnegative):
                 nonnegative.update(outputs)
         if graph.batched:
             for ref in outputs:
                 if ref in data and ref in readers:
+                    if _rearranges(node, nodes, layout, fed):
+                        raise _mixed(node, "moves values between the samples of a batch")
                     layout[ref] = _layout(node, ref, nodes, layout)
     return Facts(frozenset(data), frozenset(static), frozenset(nonnegative), layout, frozenset(sized))
 
@@ -85,6 +114,24 @@ def values_of(node: Node) -> list[Ref]:
     if isinstance(node.meta, tuple):
         return [Ref(node.name, index) for index in range(len(node.meta))]
     return [Ref(node.name)]
+
+
+def _token_ids(graph: Graph, operations: Mapping[str, Operation]) -> set[Ref]:
+    """Values that an embedding looks up, or that become such by being rearranged. Other whole numbers (masks, positions
+    made from them, lengths) are no part of what is explained."""
+    found: set[Ref] = set()
+    for node in reversed(graph.nodes):
+        operation = operations.get(node.operation)
+        kind = None if operation is None else operation.kind
+        if kind == "embedding" or (kind == "selection" and any(ref in found for ref in values_of(node))):
+            found.update(parents(node))
+    return found
+
+
+def _explained(node: Node, ref: Ref, ids: set[Ref]) -> bool:
+    """Whether a value of a node can carry relevance: real numbers, and token ids."""
+    meta = meta_of({node.name: node}, ref)
+    return meta is None or meta.dtype.is_floating_point or meta.dtype.is_complex or ref in ids
 
 
 def _carries(
@@ -120,10 +167,7 @@ def _layout(node: Node, ref: Ref, nodes: dict[str, Node], known: Mapping[Ref, La
             if not meta.batch
             else "pairs the samples of a batch with each other"
         )
-        raise CaptureError(
-            f"{node.operation} at {node.where()} {what}, so that no sample has an explanation of its own\n"
-            "  do: explain the part of the model before it, or give one sample at a time"
-        )
+        raise _mixed(node, what)
     dimension = meta.batch[0]
     size = meta.shape[dimension]
     if size == 2:
@@ -139,6 +183,42 @@ def _layout(node: Node, ref: Ref, nodes: dict[str, Node], known: Mapping[Ref, La
         elif source.shape[layout.dimension] == size:
             return Layout(dimension, layout.inner)
     return Layout(dimension, size // 2)
+
+
+def _mixed(node: Node, what: str) -> CaptureError:
+    return CaptureError(
+        f"{node.operation} at {node.where()} {what}, so that no sample has an explanation of its own\n"
+        "  do: explain the part of the model before it, or give one sample at a time"
+    )
+
+
+def _rearranges(node: Node, nodes: dict[str, Node], known: Mapping[Ref, Layout], fed: Set[str]) -> bool:
+    """Whether an operation moves values along the dimension of the samples to places that depend on the input, or looks
+    at all of that dimension where it holds more than the samples: nothing then says which value is whose."""
+    name = node.operation
+    if name.startswith(("aten.index.", "aten.index_put.")):
+        target = node.args[0]
+        meta = meta_of(nodes, target)
+        places = zip(range(99), node.args[1], strict=False)
+        return meta is not None and any(d in meta.batch and _is_fed(index, fed) for d, index in places)
+    for prefix, (along, index) in _PLACED.items():
+        if name.startswith(prefix):
+            return _samples_at(node.args[0], node.args[along], nodes) and _is_fed(node.args[index], fed)
+    for prefix, position in _ORDERED.items():
+        if name.startswith(prefix) and isinstance(node.args[0], Ref):
+            dim = node.args[position] if position < len(node.args) else node.kwargs.get("dim", -1)
+            return node.args[0] in known and _samples_at(node.args[0], dim, nodes)
+    return False
+
+
+def _is_fed(index: Any, fed: Set[str]) -> bool:
+    return isinstance(index, Ref) and index.name in fed
+
+
+def _samples_at(ref: Ref, dim: int | None, nodes: dict[str, Node]) -> bool:
+    """Whether the samples lie along that dimension."""
+    meta = meta_of(nodes, ref)
+    return meta is not None and dim is not None and dim % max(1, len(meta.shape)) in meta.batch
 
 
 def weighted(graph: Graph, operations: Mapping[str, Operation], facts: Facts) -> list[Node]:

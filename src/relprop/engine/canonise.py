@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from relprop.engine.experts import unify_experts
 from relprop.engine.graph import Graph, Meta, Node, Ref, consumers, map_output, meta_of, parents, replace_refs
 from relprop.engine.joint import join_linears
 
@@ -317,7 +318,14 @@ def _product_and_bias(
     return None
 
 
-REWRITES: list[Callable[[Graph], Graph]] = [drop_dead, fuse_bias, join_linears, fuse_padding, fold_batch_norm]
+REWRITES: list[Callable[[Graph], Graph]] = [
+    drop_dead,
+    unify_experts,
+    fuse_bias,
+    join_linears,
+    fuse_padding,
+    fold_batch_norm,
+]
 
 
 def canonise(graph: Graph, fold: bool = True) -> Graph:

@@ -9,6 +9,7 @@ one call instead.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
+from relprop.engine.analyse import analyse
 from relprop.engine.archive import refuse_code
 from relprop.engine.exported import first_line, graph_of
 from relprop.engine.frontends import keras, onnx, torchscript
 from relprop.engine.frontends.layers import respelled
 from relprop.engine.graph import Graph, Meta, Node
 from relprop.engine.isolate import LOCK, muted, quietly, run_isolated, untouched
+from relprop.engine.ops import OPS
 from relprop.engine.standins import StandIns
 from relprop.engine.tape import place_of, tensors_of, trace
 from relprop.errors import CaptureError, InvalidInput, RelpropError
@@ -78,7 +81,7 @@ def from_module(
         except CaptureError as error:
             reason = str(error)
             continue
-        if graph.batched or count == 1:
+        if count == 1 or (graph.batched and not (_mixes(graph) and _apart(model, args, kwargs))):
             return graph
     try:
         return from_call(model, args, kwargs)
@@ -89,6 +92,52 @@ def from_module(
         ) from error
 
 
+def _mixes(graph: Graph) -> bool:
+    """Whether values of several samples meet in the graph in a way that leaves none of them its own."""
+    try:
+        analyse(graph, OPS)
+    except CaptureError:
+        return True
+    return False
+
+
+def _apart(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether two samples get the outputs that each gets alone: then they can be explained one by one."""
+    pair = samples((args, kwargs), 2)
+    size = batch_size((args, kwargs))
+
+    def alone(index: int) -> Any:
+        given = pytree.tree_map(
+            lambda leaf, own: leaf[index : index + 1].clone() if _has_batch(own, size) else leaf,
+            pair,
+            (args, kwargs),
+        )
+        return pytree.tree_leaves(run_isolated(model, *given))
+
+    try:
+        both, first, second = pytree.tree_leaves(run_isolated(model, *pair)), alone(0), alone(1)
+    except Exception:  # what fails is said where the model is captured
+        return False
+    for whole, *parts in zip(both, first, second, strict=False):
+        if not (isinstance(whole, torch.Tensor) and whole.is_floating_point() and whole.dim()):
+            continue
+        if whole.shape[0] == 2 and all(part.shape[1:] == whole.shape[1:] for part in parts):
+            loose = 1e-2 if whole.dtype in (torch.float16, torch.bfloat16) else 1e-4
+            scale = loose * max(1.0, float(whole.abs().max())) if whole.numel() else 0.0
+            if not torch.allclose(whole, torch.cat(parts), rtol=loose, atol=scale, equal_nan=True):
+                return False
+    return True
+
+
+def _without_cache(model: torch.nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The keywords, and none of the keys and values that a language model would keep for its next call."""
+    try:
+        takes = "use_cache" in inspect.signature(model.forward).parameters
+    except (TypeError, ValueError):  # a compiled function without a signature
+        takes = False
+    return kwargs | {"use_cache": False} if takes else kwargs
+
+
 def from_export(
     model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], count: int, free: bool = False
 ) -> Graph:
@@ -97,6 +146,8 @@ def from_export(
     size = batch_size((args, kwargs))
     batched = [_has_batch(leaf, size) for leaf in pytree.tree_leaves((args, kwargs))]
     args, kwargs = samples((args, kwargs), count)
+    kwargs = _without_cache(model, kwargs)
+    batched += [False] * (len(pytree.tree_leaves((args, kwargs))) - len(batched))
     shapes = ShapesCollection()  # type: ignore[no-untyped-call]
     for leaf, counts in zip(pytree.tree_leaves((args, kwargs)), batched, strict=True):
         open_ = {0: Dim.AUTO} if counts and count > 1 else {}
@@ -159,7 +210,7 @@ def from_script(
 def from_call(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
     """Capture the operations of one call with the first sample: they hold for that sample."""
     args, kwargs = samples((args, kwargs), 1)
-    return trace(model, args, kwargs)
+    return trace(model, args, _without_cache(model, kwargs))
 
 
 def _live(graph: Graph, model: torch.nn.Module) -> Graph:

@@ -33,11 +33,20 @@ def graph_of(program: ExportedProgram, batched: Sequence[bool] | None = None) ->
     `batched` says of each input whether its first dimension counts samples (by default of every one).
     """
     graph = functionalise(read(program, batched))
-    if graph is None or any(_is_unknown_composite(node.function) for node in graph.nodes):
+    if graph is None or any(_breaks_down(node) for node in graph.nodes):
         graph = functionalise(read(decomposed(program), batched))
     if graph is None:
         raise CaptureError("the model writes into a tensor in a way that cannot be made functional")
     return graph
+
+
+def _breaks_down(node: Node) -> bool:
+    """Whether a node is an unknown composite whose values could carry relevance: masks, positions and sizes need no row."""
+    metas = node.meta if isinstance(node.meta, tuple) else (node.meta,)
+    numbers = any(
+        meta is not None and (meta.dtype.is_floating_point or meta.dtype.is_complex) for meta in metas
+    )
+    return numbers and _is_unknown_composite(node.function)
 
 
 def _is_unknown_composite(function: Any) -> bool:

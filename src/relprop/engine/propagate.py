@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -62,6 +62,7 @@ def prepare(graph: Graph, facts: Facts, plan: Plan, keep: Iterable[Ref] = ()) ->
     for name, reader in last.items():
         if name not in held:
             dead.setdefault(reader, []).append(name)
+    statistics = _statistics(graph, facts)
     return Program(
         graph,
         facts,
@@ -69,8 +70,8 @@ def prepare(graph: Graph, facts: Facts, plan: Plan, keep: Iterable[Ref] = ()) ->
         rules,
         frozenset(kept),
         {reader: tuple(names) for reader, names in dead.items()},
-        _gates(graph),
-        _statistics(graph, facts),
+        _gates(graph, facts, statistics),
+        statistics,
         frozenset(needs_output),
     )
 
@@ -121,18 +122,26 @@ def _summarises(statistic: Ref, of: Ref, nodes: Mapping[str, Node], facts: Facts
     return False
 
 
-def _gates(graph: Graph) -> frozenset[Ref]:
-    """Values that are the output of a sigmoid or softmax, rearranged at most, and one minus such."""
+def _gates(graph: Graph, facts: Facts, statistics: Set[tuple[Ref, Ref]]) -> frozenset[Ref]:
+    """Values that are the output of a sigmoid or softmax, rearranged, selected, scaled by constants or divided by their
+    own sum at most (the weights of a router), and one minus such."""
     found: set[Ref] = set()
     for node in graph.nodes:
         row = OPS.get(node.operation)
         if node.kind != "call" or row is None:
             continue
         read = list(parents(node))
-        kept = row.kind == "selection" or is_complement(node) or "dropout" in node.operation
+        kept = row.kind == "selection" or is_complement(node) or node.operation.startswith(_KEEPS_GATES)
+        if not kept and row.kind in ("product", "activation") and node.operation.startswith(_SCALES):
+            rest = [ref for ref in read[1:] if ref in facts.data]
+            kept = all((ref, read[0]) in statistics for ref in rest)
         if gate_source(node) or (kept and read and read[0] in found):
-            found.add(Ref(node.name))
+            found.update(values_of(node))
     return frozenset(found)
+
+
+_KEEPS_GATES = ("aten.dropout.", "aten.topk.", "aten.sort.")
+_SCALES = ("aten.mul.", "aten.div.")
 
 
 class Weights:

@@ -1,7 +1,7 @@
 """Products with constant matrices, convolutions, and everything else that is linear in its data and has
 weights."""
 
-from relprop.engine.ops.linear import convolution, products
+from relprop.engine.ops.linear import convolution, experts, products
 from relprop.engine.ops.linear.maps import BILINEAR_RULES, LINEAR_RULES, adjoint, affine, by_rule, part_of
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "affine",
     "by_rule",
     "convolution",
+    "experts",
     "part_of",
     "products",
 ]
