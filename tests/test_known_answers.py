@@ -399,9 +399,13 @@ def _(i: dict[str, Any], p: dict[str, Any], e: dict[str, Any]) -> None:
     same(found.relevance[0], e["R_in_full"])
     hidden = found.at("1")[0]
     same(hidden, e["R_hidden"])
-    mask = torch.zeros_like(hidden).index_fill(0, torch.tensor(p["channels"]), 1.0)
-    conditional = walked(model, exact(), [i["x"]], hidden * mask, start="1")
-    same(conditional.inputs[0], e["R_in_conditional"])
+    condition = relprop.Condition("1", channels=p["channels"])
+    (conditional,) = relprop.Explainer(model, exact()).conditional(
+        _twice(i["x"]), i["target"], conditions=[condition]
+    )
+    same(conditional.relevance[0], e["R_in_conditional"])
+    masked = hidden.sum() - hidden[p["channels"]].sum()
+    same(conditional.audit.absorbed["masked"][0], masked)  # type: ignore[union-attr]
 
 
 @case("embedding_mean_linear")

@@ -74,7 +74,7 @@ class Again:
             seeds,
             self.captured.store,
             passed.batch,
-            False,
+            journal is not None,
             seen,
             release=journal is None,
             masks=masks(self.captured, self.explainer, self.condition, passed.batch),

@@ -221,7 +221,7 @@ def _chosen(path: str, indices: Any, size: int) -> list[int]:
             )
         return indices.nonzero().flatten().tolist()  # type: ignore[no-any-return]
     given = indices.tolist() if isinstance(indices, Tensor) else indices
-    found = [given] if isinstance(given, int) else list(given)
+    found = list(given) if isinstance(given, (Sequence, range)) else [given]
     for index in found:
         if type(index) is not int or not -size <= index < size:
             raise InvalidInput(

@@ -119,7 +119,10 @@ def _times(value: Any, layout: Layout | None, batch: int, count: int) -> Any:
     size = list(value.shape)
     size[layout.dimension] *= count
     like = torch.empty(size, device="meta")
-    return as_before(seen.repeat(count, *[1] * (seen.dim() - 1)), like, layout, batch * count)
+    made = as_before(seen.repeat(count, *[1] * (seen.dim() - 1)), like, layout, batch * count)
+    # in memory like the original: a view that the graph makes of it must be possible
+    order = sorted(range(made.dim()), key=value.stride, reverse=True)
+    return made.permute(order).contiguous().permute([order.index(d) for d in range(made.dim())])
 
 
 def _anew(captured: Captured, node: Node, batch: int, new: dict[str, Any]) -> Any:

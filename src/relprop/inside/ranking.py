@@ -39,7 +39,7 @@ class Ranking:
     total: Tensor
 
     def __str__(self) -> str:
-        rows = [
+        rows: list[tuple[str, ...]] = [
             (
                 str(sample),
                 ", ".join(f"{int(i)} ({float(r):+.3g})" for i, r in zip(index, relevance, strict=True)),

@@ -16,6 +16,7 @@ from relprop.engine.graph import Graph, Node, Ref, parents, replace_refs
 from relprop.engine.ops import OPS
 from relprop.engine.plan import table
 from relprop.engine.propagate import prepare
+from relprop.explain import weight_of
 from relprop.explain.again import Again, Inside
 
 
@@ -29,14 +30,15 @@ class Parameters:
             over all w_kj it sums to what the operation hands on. That of a bias is its part of the account "bias".
             Where batch normalisation was folded into the weights (`Composite.fold`), `weight` and `bias` stand for the
             folded ones.
-        left_out: from the path of a parameter whose relevance is not defined, or only in part, to the reason.
+        left_out: from the path of a parameter whose relevance is not defined, or only in part, to the reason. All other
+            parameters are in `relevance`; those that no relevance comes by with zeros.
     """
 
     relevance: dict[str, Tensor]
     left_out: dict[str, str]
 
     def __str__(self) -> str:
-        rows = [
+        rows: list[tuple[str, ...]] = [
             (path, str(tuple(r.shape)), f"{float(r.sum()):+.4g}", f"{float(r.abs().sum()):.4g}")
             for path, r in self.relevance.items()
         ]
@@ -74,15 +76,16 @@ def _of_part(part: Again) -> Parameters:
         readers.add((node.name, ref))
         told.setdefault(ref, []).append(relevance.detach())
 
-    passed, _ = part.walk(program=program, journal=journal, whole=True)
+    passed, way = part.walk(program=program, journal=journal, whole=True)
+    reached = {entry.name for entry in way.entries}
     weights = paths_of(part.explainer.model)
     below = {
         ref: found for ref, found in _origins(graph, passed.values, weights).items() if ref not in facts.data
     }
     left_out = {
-        path: f"{node.operation} at {node.where()} gives it no relevance of its own"
+        path: f"{node.operation} at {node.where()} has no rule that says what of its relevance is this parameter's"
         for node in graph.nodes
-        if node.name in program.rules
+        if node.name in reached and node.name in program.rules
         for ref in parents(node)
         if ref in below and (node.name, ref) not in readers
         for path in below[ref]
@@ -93,7 +96,12 @@ def _of_part(part: Again) -> Parameters:
         if ref in below
     }
     relevance, more = _to_weights(graph, found, passed.values, below)
-    return Parameters(relevance, left_out | more)
+    left_out |= more
+    relevance = {path: r for path, r in relevance.items() if path in weights}
+    for path in weights - relevance.keys() - left_out.keys():  # no relevance comes by
+        weight = weight_of(part.explainer.model, path)
+        relevance[path] = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
+    return Parameters(relevance, left_out)
 
 
 def paths_of(model: Any) -> frozenset[str]:
