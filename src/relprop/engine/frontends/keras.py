@@ -36,7 +36,7 @@ class KerasModel(nn.Module):
     def __init__(self, model: Any, keep: bool) -> None:
         super().__init__()
         self._model = weakref.ref(model)
-        self._kept = model if keep and not isinstance(model, nn.Module) else (model,) if keep else None
+        self._kept = (model,) if keep else ()  # in a tuple, so that it is no submodule
         self.weights = nn.Module()
         for variable in model.variables:
             value, name = variable.value, variable.path.replace("/", ">").replace(".", "_")
