@@ -119,7 +119,7 @@ def join(parts: list[Explanation], inputs: Inputs) -> Explanation:
         score = torch.cat([p.score for p in parts])
         audits = [p.audit for p in parts if p.audit is not None]
         audit = accounts.join(audits) if audits else None
-    at = None if first._at is None else first._at.joined([p._at for p in parts])
+    at = None if first._at is None else first._at.joined([p._at for p in parts if p._at is not None])
     errors = first.standard_error
     if errors is not None and len(parts) > 1:
         errors = _of_inputs(merge([p.standard_error for p in parts]), parts, inputs)

@@ -219,7 +219,7 @@ def _chosen(path: str, indices: Any, size: int) -> list[int]:
             raise InvalidInput(
                 f"Condition: a mask of shape {tuple(indices.shape)} for {size} units of {path!r}\n  do: give ({size},)"
             )
-        return indices.nonzero().flatten().tolist()  # type: ignore[no-any-return]
+        return indices.nonzero().flatten().tolist()
     given = indices.tolist() if isinstance(indices, Tensor) else indices
     found = list(given) if isinstance(given, (Sequence, range)) else [given]
     for index in found:
