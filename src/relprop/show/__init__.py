@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InvalidInput
 from .colour import Numbers, colour_scale, colourise, numbers, photograph, to_map
 from .heatmap import heatmap, methods_row, video
+from .maximal import maximal
+from .pairs import pairs
 from .picture import html, png_bytes, save, save_page
 from .plots import series, table
 from .text import coloured, text, text_html, text_picture, text_terminal
@@ -29,7 +31,9 @@ __all__ = [
     "heatmap",
     "html",
     "kind_of",
+    "maximal",
     "methods_row",
+    "pairs",
     "photograph",
     "png_bytes",
     "save",
