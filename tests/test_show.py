@@ -245,7 +245,14 @@ def test_a_batch_of_methods_has_a_row_for_each_image(relevance: torch.Tensor, ph
 
 
 def test_every_kind_draws_one_sample_and_a_batch() -> None:
-    shapes = {"image": (3, 20, 20), "series": (2, 40), "video": (3, 9, 20, 20), "table": (7,), "text": (5,)}
+    shapes = {
+        "image": (3, 20, 20),
+        "series": (2, 40),
+        "video": (3, 9, 20, 20),
+        "table": (7,),
+        "text": (5,),
+        "audio": (400,),
+    }
     assert shapes.keys() == show.DRAW.keys()
     for kind, shape in shapes.items():
         values = torch.randn(2, *shape)

@@ -20,6 +20,8 @@ ORDER = [
     "engine.functional",
     "engine.joint",
     "engine.experts",
+    "engine.ids",
+    "engine.spectra",
     "engine.canonise",
     "engine.ops.table",
     "engine.ops",

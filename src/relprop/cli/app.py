@@ -10,7 +10,8 @@ import typer
 
 import relprop
 from relprop.cli import photos as work
-from relprop.cli import printing
+from relprop.cli import printing, sounds, texts
+from relprop.cli.kinds import kind_of_inputs
 from relprop.data import DEMO, open_photograph, photographs_in
 from relprop.doctor import CHECKS
 from relprop.doctor import doctor as examine
@@ -36,7 +37,7 @@ ModelOption = Annotated[
         "-m",
         metavar="NAME|FILE|MODULE:CALLABLE",
         help="demo (EfficientNet-Lite0, pretrained, nothing is downloaded); a name of torchvision's or timm's"
-        " (resnet50, timm:resnet50); a program saved by torch.export.save (.pt2; load only files you trust);"
+        " (resnet50, timm:resnet50); a program saved by torch.export.save (.pt2), ONNX (.onnx) or TorchScript (.pt); load only files you trust;"
         " or package.module:callable, called without arguments, from the current folder.",
     ),
 ]
@@ -118,11 +119,12 @@ def root(
 
 @app.command()
 def explain(
-    photos: Annotated[
-        list[Path] | None,
+    inputs: Annotated[
+        list[str] | None,
         typer.Argument(
-            metavar="PHOTO",
-            help="Photographs, or folders of them. Default: a bundled one.",
+            metavar="INPUT",
+            help="Photographs, or folders of them; a recording (.wav, .flac, …); or texts, where --model is a"
+            " folder saved by transformers. Default: a bundled photograph.",
             show_default=False,
         ),
     ] = None,
@@ -134,7 +136,9 @@ def explain(
             "--target",
             "-t",
             metavar="N|NAME",
-            help="The output to explain: its number, or the name of a class. Default: the largest.",
+            help="The output to explain: its number, or the name of a class. Of a text also the next token,"
+            ' a token at a place ("POSITION:TOKEN", -1 is the last) and "A-vs-B", the contrast of two.'
+            " Default: the largest.",
             show_default=False,
         ),
     ] = None,
@@ -148,8 +152,8 @@ def explain(
             "--out",
             "-o",
             metavar="FILE",
-            help="Where the heatmap goes (.png, .jpg, .pdf); for several photographs a folder. Default:"
-            f" relprop-NAME.png here; for several, the folder {work.FOLDER}.",
+            help="Where the heatmap goes (.png, .jpg, .pdf; of a text also .html); for several photographs a"
+            f" folder. Default: relprop-NAME.png here; for several, the folder {work.FOLDER}; of a text none.",
             show_default=False,
         ),
     ] = None,
@@ -161,9 +165,37 @@ def explain(
     classes: ClassesOption = None,
     device: DeviceOption = "cpu",
     batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Photographs explained at a time.")] = 4,
+    generate: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Let the model write N tokens on from the text, and explain each.",
+            show_default=False,
+        ),
+    ] = None,
+    rate: Annotated[
+        int | None,
+        typer.Option(
+            metavar="HZ",
+            help="Samples a second that the model takes. Default: its own, else the recording's.",
+            show_default=False,
+        ),
+    ] = None,
+    channels: Annotated[
+        int,
+        typer.Option(
+            metavar="0|1",
+            min=0,
+            max=1,
+            help="A recording goes in as (1, samples), or with 1 as (1, 1, samples).",
+        ),
+    ] = 0,
     json: JsonOption = False,
 ) -> None:
-    """Explain what a network sees in photographs: classes, an audit of the score, a heatmap.
+    """Explain what a network sees in photographs, hears in a recording or reads in a text.
+
+    Printed are the largest outputs and where the score went; of a text its words in the colours of their relevance.
 
     \b
     Examples:
@@ -171,9 +203,28 @@ def explain(
       relprop explain cat.jpg --target "tiger cat" --rules epsilon_plus -o why.png
       relprop explain photos/ --model resnet50 --out heatmaps/
       relprop explain scan.png --model nets:make --weights best.safetensors --size 384
+      relprop explain "a dull film" --model FOLDER --target "POSITIVE-vs-NEGATIVE" -o why.html
+      relprop explain "Paris is the capital of" --model FOLDER --generate 5
+      relprop explain recording.wav --model nets:make --rate 16000
     """
     with printing.reporting():
-        given = photos or [DEMO / "cat.jpg"]
+        kind = kind_of_inputs(inputs or [], model)
+        if kind == "text":
+            where = texts.place(out)
+            with printing.working(f"loading {model}"):
+                who = texts.reader(model, rules, method, device, top)
+            texts.run_all(inputs or [], who, target, generate, where, json)
+            return
+        if kind == "audio":
+            sounds.run(
+                sounds.Heard(
+                    inputs or [], model, weights, target, rules, method, classes, device, rate, channels, top
+                ),
+                out,
+                json,
+            )
+            return
+        given = [Path(one) for one in inputs] if inputs else [DEMO / "cat.jpg"]
         found = photographs_in(given)
         several = len(found) > 1 or any(path.is_dir() for path in given)
         places = work.places(found, out, several)

@@ -203,16 +203,7 @@ def as_json(job: Job, outcome: Outcome) -> dict[str, Any]:
 
 def _result_json(job: Job, result: Result) -> dict[str, Any]:
     audit, i = result.explanation.audit, result.sample
-    account = None
-    if audit is not None:
-        account = {
-            "score": float(audit.score[i]),
-            "relevance": float(audit.relevance[i]),
-            "absorbed": {reason: float(amount[i]) for reason, amount in audit.absorbed.items()},
-            "gap": float(audit.gap[i]),
-            "tolerance": float(audit.tolerance[i]),
-            "magnitude": float(audit.magnitude[i]),
-        }
+    account = None if audit is None else printing.audit_json(audit, i)
     return {
         "photo": str(result.photo),
         "target": result.target,

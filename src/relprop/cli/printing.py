@@ -154,8 +154,8 @@ def print_field(name: str, value: str) -> None:
     stdout().print(Text.assemble((f"{name:<11}", "bold"), value))
 
 
-def print_audit(audit: Audit, sample: int) -> None:
-    """Where the score of one sample went."""
+def print_audit(audit: Audit, sample: int, part: str = "pixel") -> None:
+    """Where the score of one sample went; `part`: what the input consists of."""
     score = float(audit.score[sample])
 
     def row(name: str, amount: float, meaning: str) -> tuple[str, str, str, str]:
@@ -164,9 +164,9 @@ def print_audit(audit: Audit, sample: int) -> None:
 
     rows = [
         row("score", score, "what is explained"),
-        row("relevance", float(audit.relevance[sample]), "reached the pixels: the sum of the heatmap"),
+        row("relevance", float(audit.relevance[sample]), f"reached the {part}s: the sum of the heatmap"),
         *(
-            row(f"absorbed: {reason}", float(amount[sample]), REASONS.get(reason, ""))
+            row(f"absorbed: {reason}", float(amount[sample]), REASONS.get(reason, "").replace("pixel", part))
             for reason, amount in audit.absorbed.items()
         ),
     ]
@@ -175,6 +175,18 @@ def print_audit(audit: Audit, sample: int) -> None:
     size = float(audit.magnitude[sample])
     rows.append(("magnitude", f"{size:.4g}", "", "the largest sum of |relevance| at any operation"))
     print_table(("where the score went", "amount", "share", "meaning"), rows, ("amount", "share"))
+
+
+def audit_json(audit: Audit, sample: int) -> dict[str, Any]:
+    """The account of one sample as plain values."""
+    return {
+        "score": float(audit.score[sample]),
+        "relevance": float(audit.relevance[sample]),
+        "absorbed": {reason: float(amount[sample]) for reason, amount in audit.absorbed.items()},
+        "gap": float(audit.gap[sample]),
+        "tolerance": float(audit.tolerance[sample]),
+        "magnitude": float(audit.magnitude[sample]),
+    }
 
 
 def print_plan(plan: Plan, title: str) -> None:

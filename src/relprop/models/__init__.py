@@ -14,11 +14,12 @@ from torch import nn
 
 from relprop.data import Preprocessing
 from relprop.errors import InvalidInput
+from relprop.models.listeners import listener
 from relprop.models.loaded import Loaded, first_line
 from relprop.models.sources import SOURCES, source_of
 from relprop.models.weights import state_dict
 
-__all__ = ["SOURCES", "Loaded", "load", "source_of", "state_dict", "usable"]
+__all__ = ["SOURCES", "Loaded", "listener", "load", "source_of", "state_dict", "usable"]
 
 
 def load(
@@ -35,7 +36,8 @@ def load(
 
     Args:
         model: "demo" (EfficientNet-Lite0, pretrained), a name of torchvision's ("resnet50") or timm's
-            ("timm:resnet50"), a file saved by `torch.export.save` (".pt2"), or "package.module:callable",
+            ("timm:resnet50"), a file saved by `torch.export.save` (".pt2"), of ONNX (".onnx") or TorchScript
+            (".pt"), or "package.module:callable",
             which is called without arguments and returns a module; the current folder is importable.
         weights: None for the pretrained ones (of a callable: those it returns); "random" for seeded random
             ones; or a file of them (.safetensors, .pt, .pth), read as tensors only, never as code.

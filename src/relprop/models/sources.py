@@ -15,10 +15,14 @@ from torch import nn
 
 from relprop.data import Preprocessing, imagenet_classes
 from relprop.engine import capture
+from relprop.engine.frontends.keras import KerasModel
+from relprop.engine.frontends.onnx import OnnxModel
+from relprop.engine.frontends.torchscript import holds_script
 from relprop.errors import InvalidInput, MissingExtra
 from relprop.models.code import called
 from relprop.models.loaded import Loaded, listed, meant
 from relprop.models.weights import SEED, WEIGHTS, fit, pretrained, state_dict, weighted
+from relprop.text import is_folder
 
 
 def source_of(model: str) -> tuple[str, str]:
@@ -27,7 +31,12 @@ def source_of(model: str) -> tuple[str, str]:
     prefix, _, rest = model.partition(":")
     if model == "demo":
         return "demo", model
-    if suffix == ".pt2":
+    if is_folder(model):
+        raise InvalidInput(
+            f"model: the folder {model} is of transformers, which the command line explains on texts and recordings\n"
+            '  do: relprop explain "some text" --model FOLDER; photographs in Python: relprop.explain(model, inputs)'
+        )
+    if suffix in capture.FILES and (suffix not in WEIGHTS or holds_script(Path(model))):
         return "file", model
     if suffix in WEIGHTS:
         raise InvalidInput(
@@ -54,7 +63,7 @@ def source_of(model: str) -> tuple[str, str]:
     hint = f"did you mean {listed(near, 3)}? Else give" if near else "give"
     raise InvalidInput(
         f"model: {' and '.join(libraries)} know no {model!r}\n"
-        f"  do: {hint} demo, a name of theirs, a .pt2 file or package.module:callable"
+        f"  do: {hint} demo, a name of theirs, a file ({', '.join(capture.FILES)}) or package.module:callable"
     )
 
 
@@ -173,15 +182,11 @@ def _file(name: str, weights: str | None) -> Loaded:
         program = capture.load(name)
     finally:
         logging.disable(before)
-    held = dict(program.graph_signature.inputs_to_parameters)
-    nodes = [node for node in program.graph.nodes if node.op == "placeholder"]
-    given = [
-        node for node in nodes if node.name in program.graph_signature.user_inputs and node.name not in held
-    ]
-    shape: tuple[Any, ...] = getattr(given[0].meta.get("val"), "shape", ()) if given else ()
-    if len(given) != 1 or len(shape) != 4:
+    shapes = _shapes(program)
+    shape = shapes[0] if shapes else ()
+    if len(shapes) != 1 or len(shape) != 4 or shape[1] not in (1, 3):
         raise InvalidInput(
-            f"model: {name} takes {len(given)} inputs, the first of shape {tuple(shape)};"
+            f"model: {name} takes {len(shapes)} inputs, the first of shape {_printed(shape)};"
             " photographs are one input of shape (B, 3, height, width)\n"
             "  do: explain it in Python: relprop.explain(path, inputs)"
         )
@@ -191,6 +196,27 @@ def _file(name: str, weights: str | None) -> Loaded:
     if shape[1] == 1:
         how = dataclasses.replace(how, mean=(0.5,), std=(0.5,))
     return Loaded(program, Path(name).name, f"in the file {name}", how)
+
+
+def _shapes(model: Any) -> list[tuple[Any, ...]]:
+    """The sizes of a model's inputs, as far as its file states them; TorchScript's states none."""
+    if isinstance(model, OnnxModel):
+        return [value.shape or (None, 3, None, None) for value in model.inputs]
+    if isinstance(model, KerasModel):
+        return [tuple(value.shape) for value in model.model.inputs]
+    if isinstance(model, nn.Module):
+        return [(None, 3, None, None)]
+    own = dict(model.graph_signature.inputs_to_parameters)
+    nodes = [node for node in model.graph.nodes if node.op == "placeholder"]
+    given = [
+        node for node in nodes if node.name in model.graph_signature.user_inputs and node.name not in own
+    ]
+    return [tuple(getattr(node.meta.get("val"), "shape", ())) for node in given]
+
+
+def _printed(shape: tuple[Any, ...]) -> str:
+    words = [str(size) if isinstance(size, int) else "any" for size in shape]
+    return f"({', '.join(words)})"
 
 
 def _code(name: str, weights: str | None) -> Loaded:

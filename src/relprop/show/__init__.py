@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidInput
+from .audio import audio, spectrogram
 from .colour import Numbers, colour_scale, colourise, numbers, photograph, to_map
 from .heatmap import heatmap, methods_row, video
 from .maximal import maximal
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DRAW",
+    "audio",
     "colour_scale",
     "coloured",
     "colourise",
@@ -39,6 +41,7 @@ __all__ = [
     "save",
     "save_page",
     "series",
+    "spectrogram",
     "table",
     "text",
     "text_html",
@@ -55,10 +58,11 @@ DRAW: dict[str, Callable[..., Image.Image]] = {
     "video": video,
     "table": table,
     "text": text,
+    "audio": audio,
 }
 """From a kind of data to the function (relevance, inputs=None, **options) that draws it."""
 
-WHOLE = {"image": 3, "series": 2, "video": 4, "table": 1, "text": 1}
+WHOLE = {"image": 3, "series": 2, "video": 4, "table": 1, "text": 1, "audio": 1}
 """Dimensions of one sample of each kind with its channels; a batch has one more."""
 
 
@@ -108,7 +112,9 @@ def draw(
     kind = kind_of(sample) if kind is None else kind
     if kind not in DRAW:
         raise InvalidInput(f"unknown kind {kind!r}\n  do: use one of {', '.join(map(repr, DRAW))}")
-    bare = kind not in ("table", "text") and len(sample) == WHOLE[kind] - 1  # channels left out: (H, W), (T,)
+    bare = (
+        kind not in ("table", "text", "audio") and len(sample) == WHOLE[kind] - 1
+    )  # channels left out: (H, W), (T,)
     if not bare and len(sample) != WHOLE[kind]:
         raise InvalidInput(
             f"relevance of shape {tuple(sample)} a sample is no {kind}, which has {WHOLE[kind]} dimensions\n"

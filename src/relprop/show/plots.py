@@ -78,12 +78,12 @@ def series(
     labels = list(names) if names is not None else [f"channel {c + 1}" for c in range(channels)]
     if channels == 1 and names is None:
         labels = [""]
-    headings = _headings(title, len(batch))
-    width = _width(size)
+    heads = titles_of(title, len(batch))
+    width = width_of(size)
     return stack(
         [
             _series_picture(values, line, labels, colours, limit, heading, width)
-            for values, line, heading in zip(batch, signals, headings, strict=True)
+            for values, line, heading in zip(batch, signals, heads, strict=True)
         ]
     )
 
@@ -127,12 +127,12 @@ def table(
     if names is not None and len(names) != batch.shape[1]:
         raise InvalidInput(f"{len(names)} names for {batch.shape[1]} features\n  do: pass one name a feature")
     labels = list(names) if names is not None else [f"feature {i}" for i in range(batch.shape[1])]
-    headings = _headings(title, len(batch))
-    width = _width(size)
+    heads = titles_of(title, len(batch))
+    width = width_of(size)
     return stack(
         [
             _table_picture(row, cell, labels, colours, limit, heading, width, most)
-            for row, cell, heading in zip(batch, cells, headings, strict=True)
+            for row, cell, heading in zip(batch, cells, heads, strict=True)
         ]
     )
 
@@ -147,7 +147,7 @@ def _series_picture(
     width: int,
 ) -> Image.Image:
     channels, steps = relevance.shape
-    v = _limit(relevance, limit)
+    v = limit_of(relevance, limit)
     inner = width - 2 * MARGIN
     heading = wrapped(title, inner, HEAD, "bold")
     tall = 96 if channels <= 3 else 64 if channels <= 8 else 44
@@ -166,7 +166,7 @@ def _series_picture(
             page.text(left, top, labels[c], NAME)
             top += label_tall
         if signal is not None:
-            axes = _axes(page, left, top, width - MARGIN - left, signal_tall, steps)
+            axes = bare_axes(page, left, top, width - MARGIN - left, signal_tall, steps)
             ground = colourise(relevance[c : c + 1], v, colours)
             low, high = float(signal[c].min()), float(signal[c].max())
             room = 0.08 * (high - low) or 1.0
@@ -177,8 +177,8 @@ def _series_picture(
             axes.plot(np.arange(steps), signal[c], color=INK, linewidth=1.0)
             axes.set_ylim(low - room, high + room)
             top += signal_tall + 4
-        axes = _axes(page, left, top, width - MARGIN - left, tall, steps)
-        _signed_fill(axes, relevance[c], colours)
+        axes = bare_axes(page, left, top, width - MARGIN - left, tall, steps)
+        signed_fill(axes, relevance[c], colours)
         axes.axhline(0, color=INK, linewidth=0.8)
         axes.set_ylim(-1.06 * (v or 1), 1.06 * (v or 1))
         for label, y in zip(ticks, (0.03, 0.5, 0.97) if v else (0.5,), strict=True):
@@ -188,7 +188,7 @@ def _series_picture(
             )  # fmt: skip
         top += tall + 10
     below = _step_axis(page, left, top - 7, width - MARGIN - left, steps)
-    red, blue = _ends(colours)
+    red, blue = ends(colours)
     words = f"relevance, ±{number(v)}" if v else "all relevance is zero"
     at: float = left
     signs = (("above zero: for", red), ("below zero: against", blue)) if v else ()
@@ -216,7 +216,7 @@ def _table_picture(
     if len(rest):
         bars.append(float(relevance[rest].sum()))
         texts.append(f"{len(rest)} others, summed")
-    longest = _limit(np.array(bars), limit)
+    longest = limit_of(np.array(bars), limit)
     inner = width - 2 * MARGIN
     heading = wrapped(title, inner, HEAD, "bold")
     name_room = math.ceil(min(max(text_width(t, NAME) for t in texts) + 11, 0.4 * width))
@@ -225,7 +225,7 @@ def _table_picture(
     top = MARGIN - 4 + (line_height(HEAD) * len(heading) + 8 if heading else 4)
     page = Page(width, top + sum(heights) + 8 + line_height(SMALL) + MARGIN)
     page.lines(MARGIN, MARGIN - 4, heading, HEAD, weight="bold")
-    red, blue = _ends(colours)
+    red, blue = ends(colours)
     left, right = MARGIN + name_room, width - MARGIN
     number_room = int(max(text_width(_signed(b), SMALL) for b in bars)) + 8
     low, high = _reach(bars, longest)
@@ -261,7 +261,7 @@ def _reach(bars: Sequence[float], longest: float) -> tuple[float, float]:
     return low, high
 
 
-def _axes(page: Page, left: int, top: int, width: int, height: int, steps: int) -> Any:
+def bare_axes(page: Page, left: int, top: int, width: int, height: int, steps: int) -> Any:
     """Bare axes at a place in pixels, for `steps` steps."""
     place = (left / page.width, 1 - (top + height) / page.height, width / page.width, height / page.height)
     axes = page.figure.add_axes(place, facecolor="white", xscale="linear")
@@ -276,12 +276,12 @@ def _axes(page: Page, left: int, top: int, width: int, height: int, steps: int) 
     return axes
 
 
-def _signed_fill(axes: Any, values: Map, colours: str) -> None:
+def signed_fill(axes: Any, values: Map, colours: str) -> None:
     """Bars from the zero line, or for long series a filled curve; one colour above it and one below."""
     with show_extra():
         from matplotlib.collections import PolyCollection
 
-    red, blue = _ends(colours)
+    red, blue = ends(colours)
     x = np.arange(len(values), dtype=np.float64)
     if len(values) <= MOST_BARS:
         wide = 1.0 if len(values) > 80 else 0.82
@@ -318,7 +318,7 @@ def _round_gap(steps: int) -> int:
     return int(next(f * power for f in (1, 2, 5, 10) if f * power >= least))
 
 
-def _ends(colours: str) -> tuple[str, str]:
+def ends(colours: str) -> tuple[str, str]:
     """The colours for and against as hex; inside the map, except for the default, as its ends may be nearly
     black."""
     far = LEVELS if colours == COLOURS else round(0.8 * LEVELS)
@@ -327,7 +327,8 @@ def _ends(colours: str) -> tuple[str, str]:
     return red, blue
 
 
-def _limit(values: Map, limit: float | None) -> float:
+def limit_of(values: Map, limit: float | None) -> float:
+    """The end of an axis: the limit that was given, or the largest |R|."""
     if limit is None:
         return colour_scale(values, 1.0)
     if not (np.isfinite(limit) and limit > 0):
@@ -335,7 +336,8 @@ def _limit(values: Map, limit: float | None) -> float:
     return float(limit)
 
 
-def _headings(title: str | Sequence[str] | None, count: int) -> list[str]:
+def titles_of(title: str | Sequence[str] | None, count: int) -> list[str]:
+    """A title for each of `count` pictures; one string is the first one's."""
     if title is None or isinstance(title, str):
         return [title or ""] + [""] * (count - 1)
     if len(title) != count:
@@ -345,7 +347,8 @@ def _headings(title: str | Sequence[str] | None, count: int) -> list[str]:
     return [str(one) for one in title]
 
 
-def _width(size: int | None) -> int:
+def width_of(size: int | None) -> int:
+    """The width of a picture in pixels."""
     if size is None:
         return 720
     if not isinstance(size, int) or not 200 <= size <= 4096:

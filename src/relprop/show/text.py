@@ -362,5 +362,8 @@ def text_terminal(one: Coloured, *, colours: str = COLOURS) -> Text:
             continue
         shade, ink_here = _shades(segment.relevance, one.limit, colours)
         shown = segment.text.replace("\n", f"{BREAK}\n") if not segment.text.strip() else segment.text
-        found.append(shown, style=f"{'italic ' if segment.special else ''}{ink_here} on {shade}")
+        if segment.special:
+            found.append(f" {shown} ", style=f"italic {ink_here} on {shade}")
+            continue
+        found.append(shown, style=f"{ink_here} on {shade}")
     return found

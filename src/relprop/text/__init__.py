@@ -12,7 +12,7 @@ from relprop.text.opened import (
     opened,
 )
 from relprop.text.read import named, reading
-from relprop.text.tokenizers import DECODER, Vocabulary, is_text, parameters_of, spelled, tokenise
+from relprop.text.tokenizers import DECODER, Vocabulary, is_text, name_of, parameters_of, spelled, tokenise
 from relprop.text.tokens import Piece, Token, Tokenised, per_token
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "is_text",
     "label_id",
     "labels_of",
+    "name_of",
     "named",
     "opened",
     "parameters_of",
