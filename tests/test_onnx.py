@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import warnings
 from collections.abc import Iterator
@@ -531,3 +532,28 @@ def test_without_the_package_the_command_to_install_it_is_named(
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
     with pytest.raises(relprop.MissingExtra, match=r"pip install 'relprop\[onnx\]'"):
         relprop.Explainer(path)
+
+
+def test_the_command_line_explains_photographs_with_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = pytest.importorskip("relprop.cli", reason="the extra [cli] is not installed").main
+    model, x = network("resnet")
+    exported(model, x, tmp_path / "net.onnx", 17, False)
+    torch.jit.save(torch.jit.script(model), tmp_path / "net.pt")
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    assert main(["explain", "--model", "net.onnx", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["preprocessing"]["size"] == 24
+    assert (tmp_path / "relprop-cat.png").stat().st_size > 1000
+    for name in ("net.onnx", "net.pt"):
+        assert main(["plan", "--model", name, "--size", "24", "--json"]) == 0
+        rows = json.loads(capsys.readouterr().out)["operations"]
+        assert sum("convolution" in row["operation"] or "conv2d" in row["operation"] for row in rows) == 5
+    (tmp_path / "bad.onnx").write_bytes((tmp_path / "net.onnx").read_bytes()[:500])
+    assert main(["plan", "--model", "bad.onnx"]) == 2
+    message = capsys.readouterr().err
+    assert (
+        message.startswith("error: model: bad.onnx is not a readable ONNX file")
+        and "Traceback" not in message
+    )

@@ -89,7 +89,7 @@ def load(path: Path) -> ScriptModel:
     """
     if not path.is_file():
         raise InvalidInput(f"model: no file {path}\n  do: give the path of a module saved by torch.jit.save")
-    if not _holds_script(path):
+    if not holds_script(path):
         raise InvalidInput(
             f"model: {path} is no TorchScript: it holds weights, or a pickled model that could run code when it is read\n"
             "  do: build the network and load its weights (torch.load(file, weights_only=True)), and give the module"
@@ -105,7 +105,7 @@ def load(path: Path) -> ScriptModel:
     return ScriptModel(script, keep=True)
 
 
-def _holds_script(path: Path) -> bool:
+def holds_script(path: Path) -> bool:
     """Whether a file is an archive with TorchScript code in it; one of weights has none."""
     try:
         with zipfile.ZipFile(path) as archive:
