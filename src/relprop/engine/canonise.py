@@ -13,7 +13,9 @@ import torch
 
 from relprop.engine.experts import unify_experts
 from relprop.engine.graph import Graph, Meta, Node, Ref, consumers, map_output, meta_of, parents, replace_refs
+from relprop.engine.ids import recode_ids
 from relprop.engine.joint import join_linears
+from relprop.engine.spectra import fuse_complex
 
 aten = torch.ops.aten
 
@@ -279,8 +281,10 @@ def fuse_bias(graph: Graph) -> Graph:
             continue
         product, bias = found
         x, weight = product.args[:2]
+        matrix = meta_of(nodes, weight)
         turned = Node(
-            f"{node.name}_weight", "call", aten.t.default, (weight,), meta=None,
+            f"{node.name}_weight", "call", aten.t.default, (weight,),
+            meta=None if matrix is None else Meta(matrix.shape[::-1], matrix.dtype),
             module=product.module, module_class=product.module_class, calls=product.calls, source=product.source,
         )  # fmt: skip
         calls = tuple(dict.fromkeys((*product.calls, *node.calls)))
@@ -321,10 +325,13 @@ def _product_and_bias(
 REWRITES: list[Callable[[Graph], Graph]] = [
     drop_dead,
     unify_experts,
+    recode_ids,
+    fuse_complex,
     fuse_bias,
     join_linears,
     fuse_padding,
     fold_batch_norm,
+    drop_dead,
 ]
 
 

@@ -112,7 +112,8 @@ class _Joining:
             self.result.append(self.joint(node, terms, bias))
         if not joined:
             return self.graph
-        again = _recurrent(self.graph, {name: {t.weight for t in terms} for name, terms in joined.items()})
+        weights = {name: {self.root(t.weight) for t in terms} for name, terms in joined.items()}
+        again = _recurrent(self.graph, weights)
         again |= {name for name, terms in joined.items() if any(term.gate is not None for term in terms)}
         nodes = (
             replace(node, function=recurrent_linear) if node.name in again else node for node in self.result
@@ -292,6 +293,16 @@ class _Joining:
             if term is None or term.gate is not None
             else replace(term, picks=(*term.picks, (dim, index)))
         )
+
+    def root(self, weight: Ref) -> Ref:
+        """The weight that a transposed one was made from."""
+        while self.nodes[weight.name].operation in (
+            "aten.t.default",
+            "aten.transpose.int",
+            "aten.permute.default",
+        ):
+            weight = next(parents(self.nodes[weight.name]))
+        return weight
 
     # ------------------------------------------------------------ the operation that it becomes
 

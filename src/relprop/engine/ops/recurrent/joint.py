@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from relprop.engine.graph import Ref, name_of
 from relprop.engine.joint import joint_linear, recurrent_linear
 from relprop.engine.ops.linear import LINEAR_RULES, part_of
-from relprop.engine.ops.recurrent.factors import gates_receive, inverse, is_batched, shares_of_product
+from relprop.engine.ops.recurrent.factors import gates_receive, inverse, is_batched, shares_of_product, times
 from relprop.engine.ops.table import Operation, register
 from relprop.engine.rules import RULES, Affine, Epsilon, LinearRule, Product, Recurrent
 from relprop.engine.rules.affine import add
@@ -69,13 +69,13 @@ def joint_shares(
     its product needs ε, whose shares are known in closed form: s_k = R_k / (z_k + ε s(z_k)).
     """
     gated = any(summand.gate is not None for summand in summands)
-    if gated and gates_receive(product):
-        if not is_batched(rule):
-            raise InvalidInput(
-                f"rules: {rule} cannot be used for a sum with a gate beside {product}\n"
-                '  do: give Epsilon for linear operations, or Product("signal") for products'
-            )
+    if gated and is_batched(rule):
         return _with_gates(rule, product, summands, output, relevance, place)
+    if gated and gates_receive(product):
+        raise InvalidInput(
+            f"rules: {rule} cannot be used for a sum with a gate beside {product}\n"
+            '  do: give Epsilon for linear operations, or Product("signal") for products'
+        )
     f = _affine(summands, output, place)
     share, absorbed = RULES[type(rule)](rule, f, relevance)
     sizes = [summand.x.shape[-1] for summand in summands]
@@ -139,7 +139,7 @@ def _with_gates(
     relevance: Tensor,
     place: Place,
 ) -> JointShares:
-    """ε where gates get a part of their products: the rest goes on to the gated summand's inputs, divided by z."""
+    """ε with gates: what they get of their products is taken off, the rest goes on to the gated summand's inputs."""
     z = output
     if rule.bias == "ignore":
         for summand in summands:
@@ -160,7 +160,7 @@ def _with_gates(
             u = F.linear(summand.x, summand.weight, summand.bias)
             parts = shares_of_product(product, summand.gate, u)
             whole = s * summand.gate * u
-            v, to_gate = s * summand.gate * parts.second, whole * parts.first
+            v, to_gate = s * summand.gate * parts.second, times(whole, parts.first)
             if parts.stabiliser is not None:
                 add(absorbed, "stabilizer", place.account(whole * parts.stabiliser))
             if parts.empty is not None:
