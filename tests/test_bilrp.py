@@ -103,6 +103,8 @@ def test_pairs_of_words_in_sentences_of_different_length() -> None:
     assert found.relevance.shape == (2, 4, 6) and found.patch is None
     assert torch.allclose(found.relevance, expected, rtol=1e-8, atol=1e-11)
     assert not bool(found.relevance[0, 3].any()) and not bool(found.relevance[1, :, 3:].any())  # padding
+    explainer = relprop.Explainer(model, "attn_lrp")  # one capture serves both lengths
+    assert torch.equal(relprop.bilrp(explainer, x, y).relevance, found.relevance)
     swapped = relprop.bilrp(model, y, x, "attn_lrp")
     assert torch.allclose(swapped.relevance.mT, found.relevance, rtol=1e-9, atol=1e-12)
 

@@ -36,7 +36,7 @@ def repeated(part: Part, model: Any, passed: Forward, count: int) -> Forward | N
         try:
             if node.kind in ("weight", "constant"):
                 new[node.name] = leaves[node.name]
-            elif node.name in captured.facts.static:
+            elif captured.facts.lasts(node.name):
                 new[node.name] = captured.store.get((Ref(node.name), "value"), partial(_run, node, new))
             elif node.kind == "input":
                 layout = _layout(captured, node, Ref(node.name))
