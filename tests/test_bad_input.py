@@ -446,3 +446,16 @@ def test_all_operations_without_a_rule_are_named_at_once() -> None:
         "bessel_y0",
         error=relprop.UnsupportedOperation,
     )
+
+
+def test_a_model_that_takes_steps_before_samples_is_told_how_to_be_wrapped() -> None:
+    class StepsFirst(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm, self.head = nn.LSTM(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.lstm(x)[0][-1])
+
+    with pytest.raises(relprop.CaptureError, match=r"x\.transpose\(0, 1\)"):
+        relprop.explain(StepsFirst().eval(), torch.randn(7, 2, 4), 1)

@@ -188,7 +188,8 @@ def _layout(node: Node, ref: Ref, nodes: dict[str, Node], known: Mapping[Ref, La
 def _mixed(node: Node, what: str) -> CaptureError:
     return CaptureError(
         f"{node.operation} at {node.where()} {what}, so that no sample has an explanation of its own\n"
-        "  do: explain the part of the model before it, or give one sample at a time"
+        "  do: explain the part of the model before it, or give one sample at a time; where the model takes steps before"
+        " samples, wrap it in a module whose forward is model(x.transpose(0, 1))"
     )
 
 

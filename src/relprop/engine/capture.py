@@ -121,6 +121,8 @@ def _apart(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     for whole, *parts in zip(both, first, second, strict=False):
         if not (isinstance(whole, torch.Tensor) and whole.is_floating_point() and whole.dim()):
             continue
+        if any(part.shape[:1] != (1,) for part in parts):  # the first dimension counts something else
+            return False
         if whole.shape[0] == 2 and all(part.shape[1:] == whole.shape[1:] for part in parts):
             loose = 1e-2 if whole.dtype in (torch.float16, torch.bfloat16) else 1e-4
             scale = loose * max(1.0, float(whole.abs().max())) if whole.numel() else 0.0
