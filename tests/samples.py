@@ -1337,6 +1337,78 @@ EXPERTS: DICT = {
     ]
 }
 
+
+def _rotated(x: Tensor) -> Tensor:
+    """Rotary positions by complex numbers."""
+    pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2))
+    angles = torch.arange(3, dtype=x.dtype)[:, None] * torch.tensor([1.0, 0.1], dtype=x.dtype)
+    return torch.view_as_real(pairs * torch.polar(torch.ones_like(angles), angles)).flatten(-2)
+
+
+def _hashed(tokens: Tensor, w: Tensor) -> Tensor:
+    return F.embedding(torch.cat([tokens.new_full((len(tokens), 1), 3), (tokens * 7 + 2) % 5], 1), w)
+
+
+def _merged(x: Tensor, y: Tensor) -> Tensor:
+    """Places of the text that an image's values take."""
+    mask = torch.tensor([[False, True, False, True]]).expand(x.shape[0], 4)
+    return x.masked_scatter(mask, y)
+
+
+def _regions(x: Tensor, boxes: Tensor) -> Tensor:
+    import_module("torchvision")
+    return torch.ops.torchvision.roi_align(x[None], boxes, 1.0, 2, 2, 2, True)  # type: ignore[no-any-return]
+
+
+def _boxes(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.tensor([[0.0, 0.2, 0.4, 3.1, 2.9], [0.0, 1.0, 0.0, 2.5, 3.5]], dtype=torch.float64)
+
+
+WHOLE: DICT = {
+    "relprop.complex_linear": [
+        Sample(_rotated, **on(3, 4), also=("aten.reshape.default", "aten.flatten.using_ints")),
+        Sample(lambda x: torch.fft.fftn(x, dim=(-2, -1)).real, **on(3, 4), also=("aten.select.int",)),
+        Sample(
+            lambda x, w: torch.fft.irfft2(torch.fft.rfft2(x) * torch.view_as_complex(w), s=x.shape[-2:]),
+            **on(4, 4),
+            weights=((4, 3, 2),),
+        ),
+    ],
+    "relprop.recoded": [
+        Sample(
+            _hashed,
+            **on(4, draw=ids),
+            weights=((5, 3),),
+            also=("aten.cat.default", "aten.embedding.default"),
+            adjoint=False,
+        )
+    ],
+    "aten.masked_scatter.default": [Sample(_merged, **two((4,), (2,)))],
+    "aten.cumprod.default": [
+        Sample(lambda x: torch.cumprod(x, 1), **on(4)),
+        Sample(lambda x: torch.cumprod(x, -2), **on(3, 2)),
+    ],
+    "aten.cdist.default": [
+        Sample(torch.cdist, **two((3, 4), (2, 4))),
+        Sample(lambda x, w: torch.cdist(x, w), **on(3, 4), weights=((2, 4),)),
+        Sample(
+            lambda x, w: torch.cdist(w[None].expand(len(x), 2, 4), x, p=1.0), **on(3, 4), weights=((2, 4),)
+        ),
+    ],
+    "aten._cdist_forward.default": [
+        Sample(lambda x, y: torch.ops.aten._cdist_forward(x, y, 2.0, None), **two((3, 4), (2, 4))),
+    ],
+    "torchvision.roi_align.default": [
+        Sample(
+            each(_regions),
+            **on(2, 4, 4),
+            weights=((2, 5),),
+            weight=_boxes,
+            also=(*EACH, "aten.unsqueeze.default"),
+        ),
+    ],
+}
+
 SAMPLES: DICT = {
     **ACTIVATIONS,
     **SUMS,
@@ -1355,4 +1427,5 @@ SAMPLES: DICT = {
     **ATTENTION,
     **RECURRENT,
     **EXPERTS,
+    **WHOLE,
 }

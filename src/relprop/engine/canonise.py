@@ -13,7 +13,9 @@ import torch
 
 from relprop.engine.experts import unify_experts
 from relprop.engine.graph import Graph, Meta, Node, Ref, consumers, map_output, meta_of, parents, replace_refs
+from relprop.engine.ids import recode_ids
 from relprop.engine.joint import join_linears
+from relprop.engine.spectra import fuse_complex
 
 aten = torch.ops.aten
 
@@ -323,10 +325,13 @@ def _product_and_bias(
 REWRITES: list[Callable[[Graph], Graph]] = [
     drop_dead,
     unify_experts,
+    recode_ids,
+    fuse_complex,
     fuse_bias,
     join_linears,
     fuse_padding,
     fold_batch_norm,
+    drop_dead,
 ]
 
 

@@ -1,6 +1,6 @@
 """The operations, a file a family. Importing this package fills the table `OPS`."""
 
-from relprop.engine.ops import attention, elementwise, linear, norm, pool, recurrent, structure
+from relprop.engine.ops import attention, distance, elementwise, linear, norm, pool, recurrent, structure
 from relprop.engine.ops.table import KINDS, OPS, Operation, register
 
 __all__ = [
@@ -8,6 +8,7 @@ __all__ = [
     "OPS",
     "Operation",
     "attention",
+    "distance",
     "elementwise",
     "linear",
     "norm",

@@ -14,6 +14,9 @@ from relprop.engine.ops.table import Operation, rows
 from relprop.engine.rules import Attention, Pass, Product, Softmax
 from relprop.engine.step import Shares, Step
 
+MASKED = -3e4
+"""Logits below this are those of a mask: −∞, the minimum of a type, or a large number."""
+
 
 def _how(step: Step) -> str:
     """What the step's rule says of a softmax."""
@@ -37,10 +40,10 @@ def softmax(step: Step, relevance: Tensor) -> Shares:
 def _taylor(x: Tensor, s: Tensor, relevance: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """Shares of the logits x, and Σ_j R_j (1 − x_j + Σ_i s_i x_i) before it is summed (AttnLRP, Prop. 3.1).
 
-    Masked entries (s = 0, where x is −∞ or the type's minimum) count as x = 0. The logits are taken as they
-    are: the rule is not invariant to a shift of them.
+    Masked entries (s = 0, or x below −30,000, which only a mask makes; of a row that is all masked s is not 0)
+    count as x = 0. The logits are taken as they are: the rule is not invariant to a shift of them.
     """
-    x = torch.where(s == 0, 0.0, x)
+    x = torch.where((s == 0) | (x < MASKED), 0.0, x)
     total = relevance.sum(dim, keepdim=True)
     mean = (s * x).sum(dim, keepdim=True)
     return x * (relevance - s * total), relevance * (1 - x + mean)

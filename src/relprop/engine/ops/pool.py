@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.engine.graph import Node, refs
+from relprop.engine.graph import Node, name_of, refs
 from relprop.engine.ops.linear import LINEAR_RULES, adjoint, affine, by_rule
 from relprop.engine.ops.norm import first_part, named_arguments
-from relprop.engine.ops.table import Operation, first_known, rows
+from relprop.engine.ops.table import Operation, first_known, register, rows
 from relprop.engine.ops.window import gathered, scattered, windows_of
 from relprop.engine.rules import RULES, Affine, Attention, Epsilon, MaxPool, Modified, Pass, Product, Softmax
 from relprop.engine.rules.affine import add
+from relprop.engine.spectra import complex_linear
 from relprop.engine.step import Shares, Step
 
 
@@ -29,6 +30,19 @@ def average(step: Step, relevance: Tensor) -> Shares:
         return adjoint(lambda y: apply(y, None), x, v)
 
     return by_rule(step, 0, affine(step, 0, None, None, apply, transpose), relevance)
+
+
+def from_complex(step: Step, relevance: Tensor) -> Shares:
+    """A Fourier transform, a rotation by complex numbers: real numbers that are linear in real numbers, under ε."""
+    segment, x, *rest = step.args
+
+    def apply(x: Tensor, w: Tensor | None) -> Tensor:
+        return complex_linear(segment, x, *rest)
+
+    def transpose(v: Tensor, w: Tensor | None) -> Tensor:
+        return adjoint(lambda y: apply(y, None), x, v)
+
+    return by_rule(step, 1, affine(step, 1, None, None, apply, transpose), relevance)
 
 
 def dimensions(step: Step, x: Tensor) -> tuple[tuple[int, ...], bool]:
@@ -188,6 +202,19 @@ def factors(step: Step, relevance: Tensor) -> Shares:
     )
 
 
+def running_factors(step: Step, relevance: Tensor) -> Shares:
+    """y_i = Π_{j ≤ i} x_j: each of the i factors gets 1/i of R_i."""
+    dim = named_arguments(step)["dim"]
+    shape = [1] * relevance.dim()
+    if not shape:
+        return Shares({0: relevance})
+    shape[dim] = -1
+    counts = torch.arange(
+        1, relevance.shape[dim] + 1, device=relevance.device, dtype=relevance.dtype
+    ).reshape(shape)
+    return Shares({0: (relevance / counts).flip(dim).cumsum(dim).flip(dim)})
+
+
 def in_proportion(rows: Tensor, relevance: Tensor, epsilon: float) -> tuple[Tensor, dict[str, Tensor]]:
     """Shares of rows [..., K] in the relevance [...] of their sum, with the signed stabiliser; amounts lost
     [...]."""
@@ -336,6 +363,8 @@ rows(
     "prod prod.dim_int",
     Operation("product", factors, "inputs", Product(), (Product, Pass, Modified), first_known(0)),
 )
+rows("cumprod", Operation("product", running_factors, "nothing", Product(), (Product, Pass), first_known(0)))
+register(name_of(complex_linear), Operation("pool", from_complex, "both", Epsilon(), (Epsilon,)))
 rows(
     "max_pool1d max_pool3d max_pool2d_with_indices max_pool3d_with_indices max_pool1d_with_indices"
     " adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d",

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from relprop.engine.graph import Node, Ref, refs, replace_refs
+from relprop.engine.graph import Meta, Node, Ref, name_of, refs, replace_refs
+from relprop.engine.ids import recoded
 from relprop.engine.ops.elementwise import addition_rule, stabilised, sum_to
-from relprop.engine.ops.table import Nonnegative, Operation, Propagate, first_known, rows
+from relprop.engine.ops.table import Nonnegative, Operation, Propagate, first_known, register, rows
 from relprop.engine.rules import Addition, Epsilon, Pass
 from relprop.engine.step import Shares, Step
 
@@ -97,6 +98,12 @@ def _from_constants(step: Step, given: list[Tensor | None], precision: torch.dty
         if r is not None
     ]
     return torch.stack(parts).sum(0)
+
+
+def same_token(step: Step, relevance: Tensor) -> Shares:
+    """An id computed from an id: relevance of the new one is that of the old one."""
+    position = next(i for i, argument in enumerate(step.node.args) if i and step.data(i))
+    return Shares({position: sum_to(relevance, step.args[position])})
 
 
 def overwriting(step: Step, relevance: Tensor) -> Shares:
@@ -216,6 +223,9 @@ def _lifted(
     """
     found = step.node.operation in _FILL_PLACES or step.node.operation in _FILLING
 
+    meta = step.node.meta
+    whole = isinstance(meta, Meta) and not meta.dtype.is_floating_point and _copies(step.node)
+
     def new(structure: Any, value: Any) -> Any:
         nonlocal found
         if isinstance(structure, (list, tuple)) and not isinstance(structure, Ref):
@@ -224,7 +234,7 @@ def _lifted(
             return value
         if step.is_data(structure):
             return data(value)
-        if not value.is_floating_point():
+        if not value.is_floating_point() and not whole:
             return value
         found = True
         return constant(value)
@@ -242,6 +252,13 @@ def _placed(step: Step, shares: Iterable[Tensor | None]) -> dict[int | str, Any]
     placed = replace_refs(step.node.args, lambda ref: next(found) if step.is_data(ref) else None)
     holds = [any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(share)) for share in placed]
     return {i: share for i, share in enumerate(placed) if holds[i]}
+
+
+def _copies(node: Node) -> bool:
+    """Whether all tensors among the arguments are values that are copied, not places."""
+    return node.operation.startswith(
+        ("aten.cat.", "aten.concat", "aten.stack.", "aten.slice_scatter.", "aten.select_scatter.")
+    )
 
 
 _FILL_PLACES = {
@@ -315,6 +332,7 @@ _SOURCES: dict[str, tuple[int, ...]] = {
     "aten.copy.default": (1,),
     "aten.index_put.default": (0, 2),
     "aten.index_copy.default": (0, 3),
+    "aten.masked_scatter.default": (0, 2),
     "aten.scatter.src": (0, 3),
     "aten.scatter_add.default": (0, 3),
     "aten.scatter_reduce.two": (0, 3),
@@ -362,6 +380,7 @@ _selections(
 _selections("select_scatter slice_scatter diagonal_scatter", _all_known)
 _selections("pad constant_pad_nd", _fill_known)
 _selections("scatter.src index_put index_copy", _all_known, overwriting)
+_selections("masked_scatter", _all_known, overwriting)
 _selections("scatter.value index_fill.int_Scalar", _fill_known, overwriting)
 _selections("_to_copy to.dtype to.device to.dtype_layout to.other type_as", first_known(0), cast)
 rows(
@@ -370,6 +389,8 @@ rows(
 )
 _selections("copy fill.Tensor", _all_known, replaced)
 _selections("fill.Scalar zero", "never", replaced)
+
+register(name_of(recoded), Operation("selection", same_token, "inputs", Pass(), (Pass,)))
 
 _SUMS = (Addition, Epsilon)
 rows("index_add", Operation("addition", summation, "inputs", Addition(), _SUMS, _sum_known))

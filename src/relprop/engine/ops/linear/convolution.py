@@ -26,11 +26,28 @@ def convolution(step: Step, relevance: Tensor) -> Shares:
 
 
 def resampling(step: Step, relevance: Tensor) -> Shares:
-    """grid_sample at places that do not depend on the data: linear with weights ≥ 0."""
+    """grid_sample: linear in what is sampled, with weights ≥ 0. The places are a choice, which gets nothing."""
     x, grid = step.args[:2]
+    if not step.data(0):
+        return Shares({}, {"constant": step.account(relevance)})
 
     def apply(y: Tensor, w: Tensor | None) -> Tensor:
         return step.function(y.expand(grid.shape[0], *y.shape[1:]), *step.args[1:])  # type: ignore[no-any-return]
+
+    def transpose(v: Tensor, w: Tensor | None) -> Tensor:
+        return adjoint(lambda y: apply(y, None), x, v)
+
+    return by_rule(step, 0, affine(step, 0, None, None, apply, transpose), relevance)
+
+
+def regions(step: Step, relevance: Tensor) -> Shares:
+    """roi_align: averages over regions; the regions are a choice, which gets nothing."""
+    x = step.args[0]
+    if not step.data(0):
+        return Shares({}, {"constant": step.account(relevance)})
+
+    def apply(y: Tensor, w: Tensor | None) -> Tensor:
+        return step.function(y, *step.args[1:], **step.kwargs)  # type: ignore[no-any-return]
 
     def transpose(v: Tensor, w: Tensor | None) -> Tensor:
         return adjoint(lambda y: apply(y, None), x, v)
@@ -52,8 +69,10 @@ rows(
 register(name_of(padded_convolution), _CONVOLUTION)
 rows(
     "grid_sampler grid_sampler_2d grid_sampler_3d",
-    Operation(
-        "pool", resampling, "both", Epsilon(), LINEAR_RULES, refuses=_bicubic,
-        fixed={1: "the places that are sampled depend on the explained input"},
-    ),
-)  # fmt: skip
+    Operation("pool", resampling, "both", Epsilon(), LINEAR_RULES, refuses=_bicubic),
+)
+rows(
+    "roi_align",
+    Operation("pool", regions, "both", Epsilon(), LINEAR_RULES),
+    prefix="torchvision.",
+)
