@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -788,3 +789,12 @@ def test_names_of_repeated_calls() -> None:
     assert len(found.at("outer.0.relu")) == 4 and len(found.at("outer.0.fc")) == 2
     with pytest.raises(relprop.InvalidInput, match="no such module"):
         found.at("outer@2")
+
+
+def test_arrays_are_inputs_as_tensors_are() -> None:
+    model = nn.Linear(3, 2).double().eval()
+    x = np.random.default_rng(0).normal(size=(4, 3))
+    x.flags.writeable = False
+    found = relprop.explain(model, x, 1).relevance
+    assert torch.equal(found, relprop.explain(model, torch.tensor(x), 1).relevance)
+    assert torch.equal(found, relprop.explain(model, {"input": x}, 1).relevance["input"])

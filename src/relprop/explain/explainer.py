@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from relprop.classical import is_estimator, rewritten
+from relprop.classical.explained import Estimator
 from relprop.engine import capture as capturing
 from relprop.engine.analyse import analyse
 from relprop.engine.canonise import canonise
@@ -47,7 +49,7 @@ def explain(
     Args:
         model: a `torch.nn.Module` in eval mode, a `torch.export.ExportedProgram` or the path of a saved one (`.pt2`);
             a pipeline of transformers, or a folder saved by its `save_pretrained`. It is never changed.
-        inputs: a tensor (B, …), a tuple of tensors (positional arguments) or a dict (keyword arguments); a text or
+        inputs: a tensor or array (B, …), a tuple of them (positional arguments) or a dict (keyword arguments); a text or
             a list of them where a tokenizer is known.
         target: None for the class with the largest output, an int or B of them, a tuple (an index into an output of
             more than two dimensions), a float tensor of the output's shape (weights of a sum of outputs), a
@@ -110,11 +112,16 @@ class Explainer:
                 f"batch_size: {batch_size} is below 1\n  do: give the number of samples that are walked at a time"
             )
         model, self.tokenizer = opened(model, tokenizer)
+        self.estimator: Estimator | None = None
+        if isinstance(model, Estimator) or is_estimator(model):
+            self.estimator = model if isinstance(model, Estimator) else rewritten(model)
+            model = self.estimator.network
         self.given = model  # kept alive: what stands for it may refer to it weakly
         self.model = capturing.load(model) if isinstance(model, (str, Path)) else capturing.unwrapped(model)
         with LOCK:
             check_model(self.model)
-        self.composite = composite_of(rules)
+        given = self.estimator
+        self.composite = composite_of(rules) if given is None else given.composite(rules, composite_of)
         self.method = method
         self.options = {**METHODS[method].options, **options}
         self.audit = audit
@@ -122,7 +129,7 @@ class Explainer:
         self.conditions: tuple[Condition | None, ...] = ()
         self._plan: Plan | None = None
         if example is not None:
-            args, kwargs = arguments(example)
+            args, kwargs = arguments(example if given is None else given.read(example, self.composite).args)
             with LOCK:
                 check_inputs(self.model, args, kwargs)
             self.program(args, kwargs)
@@ -160,6 +167,12 @@ class Explainer:
     @torch.inference_mode(False)  # the walk forms adjoints by differentiating single operations
     def explain_targets(self, inputs: Inputs, targets: Sequence[Target]) -> list[Explanation]:
         """One explanation for each of several targets of the same inputs, from one forward pass."""
+        if self.estimator is not None:
+            return self.estimator.explain(self._explained, self.composite, inputs, targets)
+        return self._explained(inputs, targets)
+
+    def _explained(self, inputs: Inputs, targets: Sequence[Target]) -> list[Explanation]:
+        """The explanations of what the module itself takes."""
         from relprop.methods import METHODS
 
         if not targets:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -15,16 +16,22 @@ from relprop.engine.graph import Graph, Meta, Ref
 from relprop.errors import InvalidInput
 from relprop.text import Tokenised
 
-Inputs = Tensor | str | tuple[Any, ...] | list[Any] | Mapping[str, Any] | Tokenised
+Inputs = Tensor | np.ndarray[Any, Any] | str | tuple[Any, ...] | list[Any] | Mapping[str, Any] | Tokenised
 
 
 def arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments of the model's call."""
+    """Positional and keyword arguments of the model's call; arrays of numbers become tensors that share their memory."""
     if isinstance(inputs, Mapping):
-        return (), dict(inputs)
+        return (), {name: _tensor(value) for name, value in inputs.items()}
     if isinstance(inputs, (tuple, list)):
-        return tuple(inputs), {}
-    return (inputs,), {}
+        return tuple(_tensor(value) for value in inputs), {}
+    return (_tensor(inputs),), {}
+
+
+def _tensor(value: Any) -> Any:
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf":
+        return value
+    return torch.from_numpy(value if value.flags.writeable else value.copy())
 
 
 def check_ids(graph: Graph, leaves: list[Any]) -> None:
