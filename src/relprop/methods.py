@@ -86,7 +86,7 @@ def _conditional(
     tops = [min((ref.name for ref in found), key=order.__getitem__, default=None) for found in every]
     trunk, seeds, results = Walk(), begun[0], dict[int, Explanation]()
     store, batch = captured.store, passed.batch
-    for i in sorted(range(len(every)), key=lambda i: 1 if tops[i] is None else order[tops[i]]):
+    for i in sorted(range(len(every)), key=lambda i: 1 if (top := tops[i]) is None else order[top]):
         condition, found, top = explainer.conditions[i], every[i], tops[i]
         trunk = walk(program, passed.values, seeds, store, batch, explainer.audit, onward=trunk, until=top)
         seeds, way = {}, trunk
