@@ -436,6 +436,15 @@ def test_bad_sequences_are_refused_in_one_clear_line() -> None:
                 relprop.explain(packs, (normal(2, 4, 3), given), 1)
 
 
+def test_relevance_that_outgrows_its_numbers_is_an_error_that_says_so() -> None:
+    model, x = Reader("LSTM").float(), torch.randn(1, 2000, 3)
+    rules = relprop.Composite([("weighted", Epsilon(0.0)), ("product", Product("proportional", 0.0))])
+    with pytest.raises(
+        relprop.ConservationError, match=r"(?s)beyond the numbers of float32.*aten\.lstm.*lrp_all"
+    ):
+        relprop.explain(model, x, 1, rules)
+
+
 # ---------------------------------------------------------------- contextual decomposition
 
 

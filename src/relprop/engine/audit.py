@@ -80,6 +80,15 @@ class Audit:
         if not self.closes:
             excess = torch.nan_to_num(self.gap.abs() / self.tolerance, nan=float("inf"))
             sample = int(excess.argmax())
+            first = next((e for e in self.entries if not bool(e.gap[sample].isfinite())), None)
+            if first is not None:
+                raise ConservationError(
+                    f"relevance of sample {sample} has grown beyond the numbers of {str(self.precision).removeprefix('torch.')}"
+                    f"\n  at {first.operation}, {first.name} ({first.module or 'the model itself'}, {first.source}),"
+                    f" rule {first.rule}: positive and negative parts nearly cancel there, step after step\n"
+                    "  do: use a rule with less cancellation (a larger epsilon, Gamma; in recurrent layers the preset lrp_all),"
+                    " or weights and inputs in float64"
+                )
             worst = max(
                 self.entries, key=lambda e: float(torch.nan_to_num(e.gap[sample].abs(), nan=float("inf")))
             )
