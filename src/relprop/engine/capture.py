@@ -131,7 +131,7 @@ def _apart(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     return True
 
 
-def _without_cache(model: torch.nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:
+def without_cache(model: torch.nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The keywords, and none of the keys and values that a language model would keep for its next call."""
     try:
         takes = "use_cache" in inspect.signature(model.forward).parameters
@@ -148,7 +148,7 @@ def from_export(
     size = batch_size((args, kwargs))
     batched = [_has_batch(leaf, size) for leaf in pytree.tree_leaves((args, kwargs))]
     args, kwargs = samples((args, kwargs), count)
-    kwargs = _without_cache(model, kwargs)
+    kwargs = without_cache(model, kwargs)
     batched += [False] * (len(pytree.tree_leaves((args, kwargs))) - len(batched))
     shapes = ShapesCollection()  # type: ignore[no-untyped-call]
     for leaf, counts in zip(pytree.tree_leaves((args, kwargs)), batched, strict=True):
@@ -212,7 +212,7 @@ def from_script(
 def from_call(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
     """Capture the operations of one call with the first sample: they hold for that sample."""
     args, kwargs = samples((args, kwargs), 1)
-    return trace(model, args, _without_cache(model, kwargs))
+    return trace(model, args, without_cache(model, kwargs))
 
 
 def _live(graph: Graph, model: torch.nn.Module) -> Graph:

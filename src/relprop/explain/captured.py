@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import weakref
 from collections.abc import Mapping
@@ -113,6 +114,12 @@ def _new(
             return found
         if not is_free(raw):
             break
+    if not raw.concrete and isinstance(model, torch.nn.Module):
+        with contextlib.suppress(CaptureError):  # a model that does other things while it is exported
+            raw = _capture(model, args, kwargs, True, False)
+            found = _checked(model, raw, args, kwargs, key[-1], Weights())
+            if found is not None:
+                return found
     raise CaptureError(
         "the captured graph does not compute what the model computes: its forward pass depends on"
         " chance, on the values of the input or on state outside its parameters\n"
@@ -184,15 +191,14 @@ def _verified(model: Any, captured: Captured, args: tuple[Any, ...], kwargs: dic
         return True
     count = 2 if captured.graph.batched else 1
     args, kwargs = capturing.samples((args, kwargs), count)
-    expected = run_eagerly(model, *pytree.tree_map(_copy, (args, kwargs)))
+    copies = pytree.tree_map(_copy, (args, capturing.without_cache(model, kwargs)))
+    expected = [leaf for leaf in pytree.tree_leaves(run_eagerly(model, *copies)) if isinstance(leaf, Tensor)]
+    if len(captured.graph.outputs()) < len(expected):
+        return False
     program = prepare(captured.graph, captured.facts, Plan((), Composite()))
     with quietly():  # a graph that draws random numbers leaves the caller's as they were
         values = record(program, leaves_of(model, captured.graph, args, kwargs), Weights())
-    for ref, value in zip(
-        captured.graph.outputs(),
-        (v for v in pytree.tree_leaves(expected) if isinstance(v, Tensor)),
-        strict=False,
-    ):
+    for ref, value in zip(captured.graph.outputs(), expected, strict=False):
         found = values[ref.name] if ref.index is None else values[ref.name][ref.index]
         loose = 5e-2 if value.dtype in HALF else 1e-3 if value.dtype == torch.float32 else 1e-6
         scale = max(1.0, float(value.abs().max())) if value.numel() else 1.0
