@@ -1409,6 +1409,64 @@ WHOLE: DICT = {
     ],
 }
 
+# ---------------------------------------------------------------- classical models
+
+
+def _machine(kernel: str, draw: Callable[..., Tensor] = normal) -> Sample:
+    """Two scores over four support vectors, counted from a reference."""
+    return Sample(
+        lambda x, u, c, b, r: torch.ops.relprop.kernel_machine(
+            x, u.abs() if draw is positive else u, c, b, r.abs(), kernel, 0.3, r[0].abs(), 3
+        ),
+        **on(5, draw=draw),
+        weights=((4, 5), (2, 4), (2,), (5,)),
+    )
+
+
+CLASSICAL: DICT = {
+    "relprop.centre.default": [Sample(torch.ops.relprop.centre, **on(4), weights=((4,),))],
+    "relprop.unit_rows.default": [
+        Sample(lambda x, n=norm: torch.ops.relprop.unit_rows(x, n), **on(4)) for norm in ("l1", "l2", "max")
+    ],
+    "relprop.elementwise.default": [
+        Sample(lambda x, n=name: torch.ops.relprop.elementwise(x, n), **on(4, draw=positive))
+        for name in ("log_counts", "signed_root", "squashed", "log1p", "sqrt", "square")
+    ],
+    "relprop.distances.default": [
+        Sample(lambda x, u: torch.ops.relprop.distances(x, u, None, 2), **on(4), weights=((3, 4),)),
+        Sample(lambda x, u: torch.ops.relprop.distances(x, u, None, 1), **on(4), weights=((3, 4),)),
+        Sample(lambda x, u, p: torch.ops.relprop.distances(x, u, p, 2), **on(4), weights=((3, 4), (3, 4))),
+        Sample(lambda x, u, p: torch.ops.relprop.distances(x, u, p, 2), **on(4), weights=((3, 4), (3, 4, 4))),
+    ],
+    "relprop.margins.default": [
+        Sample(
+            lambda d, beta=beta, soft=soft: torch.ops.relprop.margins(
+                d, torch.tensor([[0, 0], [1, -1]]), torch.tensor([[1, 2], [0, -1]]), beta, soft
+            ),
+            **on(3),
+        )
+        for beta, soft in ((0.0, False), (float("inf"), False), (0.5, True))
+    ],
+    "relprop.kernel_machine.default": [
+        *(
+            _machine(kernel)
+            for kernel in ("linear", "poly", "sigmoid", "rbf", "laplacian", "cosine_features")
+        ),
+        *(_machine(kernel, positive) for kernel in ("chi2", "additive_chi2", "histogram_intersection")),
+    ],
+    "relprop.monomials.default": [
+        Sample(lambda x: torch.ops.relprop.monomials(x, torch.tensor([[0, 0], [1, 0], [2, 1]])), **on(2))
+    ],
+    "relprop.one_hot.default": [
+        Sample(
+            lambda x: torch.ops.relprop.one_hot(x.round(), index(0, 0, 1), torch.tensor([0.0, 1.0, 1.0])),
+            **on(2),
+            also=("aten.round.default",),
+        )
+    ],
+}
+
+
 SAMPLES: DICT = {
     **ACTIVATIONS,
     **SUMS,
@@ -1428,4 +1486,5 @@ SAMPLES: DICT = {
     **RECURRENT,
     **EXPERTS,
     **WHOLE,
+    **CLASSICAL,
 }

@@ -29,3 +29,7 @@ class MissingExtra(RelpropError, ImportError):
 
 class RelevanceWarning(UserWarning):
     """The explanation is exact, but worth a second look (relevance was blown up on the way, a rule matched nothing)."""
+
+
+class UnsupportedEstimator(UnsupportedOperation, InvalidInput):
+    """A classical model or a step of its pipeline that has no rewriting as a network; nothing is computed."""

@@ -1,0 +1,216 @@
+"""Support vector machines, and the kernels that they take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from relprop.classical.build import Place, Score, estimator, predict, refuse, tensor
+from relprop.classical.kernels import KERNELS
+from relprop.classical.steps import Distances, Duels, Flatten, Machine, Soften
+from relprop.errors import InvalidInput, UnsupportedEstimator
+
+CALLABLES: dict[str, tuple[str, float | None]] = {
+    "rbf_kernel": ("rbf", None),
+    "laplacian_kernel": ("laplacian", None),
+    "chi2_kernel": ("chi2", 1.0),
+    "additive_chi2_kernel": ("additive_chi2", 1.0),
+    "linear_kernel": ("linear", 1.0),
+    "histogram_intersection": ("histogram_intersection", 1.0),
+}
+"""Kernel functions that may be given as callables: the name in `KERNELS`, and γ (None: 1/features)."""
+
+
+def histogram_intersection(x: Any, y: Any = None) -> Any:
+    """The kernel Σ_i min(x_i, y_i) of non-negative histograms, (n, m): for SVC(kernel=histogram_intersection)."""
+    a = tensor(x)
+    b = a if y is None else tensor(y)
+    return KERNELS["histogram_intersection"].sums(a, b).numpy()
+
+
+@dataclass(frozen=True, eq=False)
+class Precomputed:
+    """A machine that was fitted on a precomputed kernel matrix, with what it was computed from.
+
+    Attributes:
+        machine: the fitted SVC, SVR, OneClassSVM … with kernel="precomputed".
+        vectors: the training vectors (n, D).
+        kernel: a name of scikit-learn ("rbf", "poly", …, "histogram_intersection") or a kernel function known here.
+        gamma, coef0, degree: the kernel's parameters.
+    """
+
+    machine: Any
+    vectors: Any
+    kernel: Any = "histogram_intersection"
+    gamma: float = 1.0
+    coef0: float = 0.0
+    degree: int = 3
+
+    @property
+    def n_features_in_(self) -> int:
+        """The number of features of the training vectors."""
+        return int(np.shape(self.vectors)[1])
+
+    def matrix(self, x: Any) -> Any:
+        """The kernel between x (m, D) and the training vectors, (m, n)."""
+        row = KERNELS[_name(self.machine, self.kernel)[0]]
+        s = row.sums(tensor(x), tensor(self.vectors))
+        return row.function(s, self.gamma, torch.tensor(float(self.coef0)), self.degree).numpy()
+
+
+@dataclass(frozen=True, slots=True)
+class _Kernel:
+    """A machine's kernel: its name in `KERNELS` and its parameters, and the vectors that it is computed with."""
+
+    name: str
+    gamma: float
+    coef0: float
+    degree: int
+    support: Tensor
+
+
+def _name(fitted: Any, kernel: Any) -> tuple[str, float | None]:
+    """The name of a kernel in `KERNELS`, and the γ that its function has by itself."""
+    if isinstance(kernel, str) and kernel in KERNELS:
+        return kernel, None
+    name = getattr(kernel, "__name__", str(kernel))
+    known = name in CALLABLES and getattr(kernel, "__module__", "").startswith(("sklearn.", "relprop."))
+    if not known:
+        raise refuse(
+            fitted,
+            f"its kernel {name!r} is not known",
+            f"use one of {', '.join(k for k in KERNELS if k != 'cosine_features')}, or {', '.join(CALLABLES)}",
+        )
+    return CALLABLES[name]
+
+
+def _kernel(fitted: Any, place: Place) -> _Kernel:
+    """What the machine computes, of its support vectors."""
+    given: Precomputed | None = place.asked("precomputed")
+    if given is not None:
+        name, _ = _name(fitted, given.kernel)
+        support = tensor(given.vectors)[torch.from_numpy(fitted.support_.astype(np.int64))]
+        return _Kernel(name, float(given.gamma), float(given.coef0), int(given.degree), support)
+    if isinstance(fitted.kernel, str) and fitted.kernel == "precomputed":
+        raise UnsupportedEstimator(
+            f"{type(fitted).__name__}: fitted on a precomputed kernel, whose vectors it does not know\n"
+            "  do: explain relprop.classical.Precomputed(machine, training_vectors, kernel)"
+        )
+    name, gamma = _name(fitted, fitted.kernel)
+    if callable(fitted.kernel):
+        gamma = 1 / place.width if gamma is None else gamma
+        support = tensor(getattr(fitted, "_BaseLibSVM__Xfit", fitted.support_vectors_))
+        if len(support) != len(fitted.support_):
+            support = support[torch.from_numpy(fitted.support_.astype(np.int64))]
+        return _Kernel(name, gamma, 0.0, 1, support)
+    support = tensor(fitted.support_vectors_)
+    return _Kernel(name, float(fitted._gamma), float(fitted.coef0), int(fitted.degree), support)
+
+
+def _machine(kernel: _Kernel, place: Place, coefficients: Tensor, bias: Tensor | None) -> None:
+    """Add f_k = Σ_j c_kj k(x, u_j) + b_k."""
+    if kernel.name == "linear":
+        zero = torch.zeros(len(coefficients), dtype=torch.float64)
+        place.scored(coefficients @ kernel.support, zero if bias is None else bias)
+        return
+    place.counts = place.counts or KERNELS[kernel.name].counts
+    step = Machine(
+        kernel.name,
+        kernel.gamma,
+        kernel.degree,
+        support=kernel.support,
+        coefficients=coefficients,
+        bias=bias,
+        reference=place.origin(),
+        coef0=torch.tensor(kernel.coef0, dtype=torch.float64),
+    )
+    place.then(step, len(coefficients))
+    place.reference = None
+
+
+def _pairs(fitted: Any) -> tuple[Tensor, Tensor]:
+    """The coefficients of each one-versus-one machine over all support vectors, (P, n), and the pairs (P, 2)."""
+    dual = tensor(fitted.dual_coef_)
+    ends = np.cumsum([0, *fitted.n_support_])
+    classes = len(fitted.classes_)
+    rows, pairs = [], []
+    for i in range(classes):
+        for j in range(i + 1, classes):
+            row = torch.zeros(dual.shape[1], dtype=torch.float64)
+            row[ends[i] : ends[i + 1]] = dual[j - 1, ends[i] : ends[i + 1]]
+            row[ends[j] : ends[j + 1]] = dual[i, ends[j] : ends[j + 1]]
+            rows.append(row)
+            pairs.append((i, j))
+    return torch.stack(rows), torch.tensor(pairs)
+
+
+@estimator("SVC", "NuSVC")
+def support_vector_classifier(fitted: Any, place: Place) -> Score:
+    """One score for two classes; for more, one a class by votes of one-versus-one machines, or one a pair ("ovo")."""
+    kernel = _kernel(fitted, place)
+    labels = tuple(fitted.classes_)
+    if len(labels) == 2:
+        _machine(kernel, place, tensor(fitted.dual_coef_), tensor(fitted.intercept_))
+        place.then(Flatten())
+        return Score("classes", fitted.decision_function, labels)
+    coefficients, pairs = _pairs(fitted)
+    _machine(kernel, place, coefficients, tensor(fitted.intercept_))
+    if fitted.decision_function_shape == "ovo":
+        names = tuple((labels[i], labels[j]) for i, j in pairs.tolist())
+        return Score("values", fitted.decision_function, names)
+    place.then(Duels(signs=_signs(pairs, len(labels))), len(labels))
+    return Score("classes", fitted.decision_function, labels)
+
+
+def _signs(pairs: Tensor, classes: int) -> Tensor:
+    """(C, P): 1 where a class is the first of a pair, −1 where it is the second."""
+    signs = torch.zeros(classes, len(pairs), dtype=torch.float64)
+    numbers = torch.arange(len(pairs))
+    signs[pairs[:, 0], numbers], signs[pairs[:, 1], numbers] = 1.0, -1.0
+    return signs
+
+
+@estimator("SVR", "NuSVR")
+def support_vector_regressor(fitted: Any, place: Place) -> Score:
+    """The prediction."""
+    _machine(_kernel(fitted, place), place, tensor(fitted.dual_coef_), tensor(fitted.intercept_))
+    place.then(Flatten())
+    return Score("values", fitted.predict)
+
+
+@estimator("OneClassSVM")
+def one_class(fitted: Any, place: Place) -> Score:
+    """The outlier score: with a Gaussian kernel −γ⁻¹ log Σ_j α_j k(x, u_j), a soft minimum of distances (Kauffmann et
+    al. 2020); the same with a Laplacian one; with other kernels the decision function's negative."""
+    kernel = _kernel(fitted, place)
+    power = {"rbf": 2, "laplacian": 1}.get(kernel.name)
+    alpha = tensor(fitted.dual_coef_)[0]
+    if power is None or bool((alpha <= 0).any()):
+        _machine(kernel, place, -alpha[None], -tensor(fitted.intercept_))
+        place.then(Flatten())
+        return Score("outlier", lambda x: -fitted.decision_function(x))
+    place.then(Distances(kernel.support - place.origin(), power=power), len(alpha))
+    place.then(Soften(kernel.gamma, alpha.log() / kernel.gamma), 1)
+
+    def own(x: Any) -> Any:
+        with np.errstate(divide="ignore"):
+            return -np.log(fitted.score_samples(x)) / kernel.gamma
+
+    return Score("outlier", own)
+
+
+@estimator("Precomputed")
+def precomputed(given: Precomputed, place: Place) -> Score:
+    """A machine with the vectors that its kernel matrix came from."""
+    if getattr(given.machine, "kernel", None) != "precomputed":
+        raise InvalidInput(
+            f"Precomputed: {type(given.machine).__name__} was not fitted with kernel='precomputed'\n"
+            "  do: give the machine itself to relprop.explain"
+        )
+    place.options["precomputed"] = given
+    score = predict(given.machine, place)
+    return Score(score.kind, lambda x: score.own(given.matrix(x)), score.labels)
