@@ -1,0 +1,242 @@
+"""A model and a target as a function from changed inputs to scores: the user's own model, called as it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from relprop.engine import capture as capturing
+from relprop.errors import InvalidInput
+from relprop.explain import Inputs, arguments, check_inputs
+from relprop.explain.inputs import check_finite, check_model
+from relprop.targets import Target, main_output, weights_of
+
+SCORES = {
+    "logit": "the output itself, or the sum of outputs that the target weighs",
+    "probability": "the target's softmax, over the classes",
+    "log_odds": "the target's output minus the logsumexp of all others",
+    "accuracy": "1 while the target is the largest output, else 0",
+}
+"""What is measured while an input is changed."""
+
+FIRST_ROWS, MOST_ROWS = 16, 256
+"""How many rows run through the model at a time: doubled from the first number on while a row gets cheaper."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """The scores of rows: a row is one sample's input with one of its tensors changed.
+
+    Attributes:
+        call: the model.
+        leaves: the flat arguments of the samples; `spec` puts them together.
+        batched: which of them have a row a sample.
+        at: which of them is changed.
+        weights: of the explained outputs, (B, …); None for a callable target.
+        target: the resolved target.
+        kind: a key of `SCORES`.
+        first: the scores of the unchanged inputs, f(x), float64 (B,).
+        output: the model's output for them.
+    """
+
+    call: Callable[..., Any]
+    leaves: tuple[Any, ...]
+    spec: Any
+    batched: tuple[int, ...]
+    at: int
+    weights: Tensor | None
+    target: Any
+    kind: str
+    first: Tensor
+    output: Any
+
+    @property
+    def inputs(self) -> Tensor:
+        """The tensor that is changed, (B, …)."""
+        found: Tensor = self.leaves[self.at]
+        return found
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def of(self, values: Tensor, samples: Tensor) -> Tensor:
+        """The scores of rows: values (R, …) of the changed tensor, and the sample of each row, (R,); float64 (R,)."""
+        output = called(self, values, samples)
+        weights = None if self.weights is None else self.weights.index_select(0, samples)
+        return measured(self.kind, output, weights, self.target)
+
+
+def called(scorer: Scorer, values: Tensor, samples: Tensor) -> Any:
+    """The model's output for rows; computed in inference mode."""
+    leaves = list(scorer.leaves)
+    for index in scorer.batched:
+        leaves[index] = values if index == scorer.at else leaves[index].index_select(0, samples)
+    args, kwargs = pytree.tree_unflatten(leaves, scorer.spec)
+    with torch.inference_mode():
+        return scorer.call(*args, **kwargs)
+
+
+def measured(kind: str, output: Any, weights: Tensor | None, target: Any) -> Tensor:
+    """The scores that an output means, float64 (R,)."""
+    if weights is None:
+        own_score: Tensor = target(output).detach()
+        return own_score.to(torch.float64).clone()
+    values: Tensor = main_output(output).detach()
+    if kind == "logit":
+        product = values * weights.to(values.dtype)
+        total: Tensor = product.flatten(1).sum(1) if product.dim() > 1 else product
+        return total.to(torch.float64).clone()
+    values, place = _class_row(values, weights).to(torch.float64), _class_row(weights, weights) != 0
+    own = values[place]
+    if kind == "accuracy":
+        return (own >= values.amax(1)).to(torch.float64)
+    if kind == "probability":
+        shares: Tensor = values.softmax(1)
+        return shares[place]
+    others: Tensor = values.masked_fill(place, -torch.inf).logsumexp(1)
+    return own - others
+
+
+def _class_row(values: Tensor, weights: Tensor) -> Tensor:
+    """The classes (R, C) among which the target's index chooses one, of values (R, C) or (R, …, C)."""
+    size = values.shape[-1]
+    place = weights.flatten(1).argmax(1) // size
+    return values.reshape(len(values), -1, size)[torch.arange(len(values), device=values.device), place]
+
+
+def scorer_of(
+    model: Any, inputs: Inputs, target: Target = None, score: str = "logit", at: int | str | None = None
+) -> Scorer:
+    """The scorer of a model, inputs and a target; one forward pass of all samples, which gives f(x).
+
+    `at`: which input is changed, by position or name; by default the only one, else the first that has real numbers.
+    Raises `InvalidInput` for what `relprop.explain` refuses, and for a score that the output or target does not allow.
+    """
+    if score not in SCORES:
+        raise InvalidInput(f"score: {score!r} is unknown\n  do: one of {', '.join(SCORES)}")
+    held = capturing.load(model) if isinstance(model, (str, Path)) else capturing.unwrapped(model)
+    check_model(held)
+    args, kwargs = arguments(inputs)
+    check_inputs(held, args, kwargs)
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    size = capturing.batch_size((args, kwargs))
+    batched = tuple(i for i, leaf in enumerate(leaves) if _has_rows(leaf, size))
+    call = held.module() if isinstance(held, ExportedProgram) else held
+    if not callable(call):
+        raise InvalidInput(f"model: {type(held).__name__} cannot be called\n  do: give a torch.nn.Module")
+    bare = Scorer(call, tuple(leaves), spec, batched, _changed(leaves, batched, kwargs, at), None, target, score, torch.zeros(0), None)  # fmt: skip
+    output = called(bare, bare.inputs, torch.arange(size, device=bare.inputs.device))
+    weights, resolved = None, target
+    if callable(target) and not isinstance(target, Tensor):
+        if score != "logit":
+            raise InvalidInput(
+                f"score: {score!r} of a callable target\n  do: let it return what is to be measured"
+            )
+        found = target(output)
+        if not isinstance(found, Tensor) or found.shape != (size,):
+            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise InvalidInput(
+                f"target: the callable returned {shape} for {size} samples\n  do: return one score a sample, shape (B,)"
+            )
+    else:
+        main = main_output(output)
+        check_finite(held, main)
+        weights, resolved = weights_of(target, main, size)
+        _check_score(score, main, weights)
+    first = measured(score, output, weights, resolved)
+    return Scorer(call, tuple(leaves), spec, batched, bare.at, weights, resolved, score, first, output)
+
+
+def _has_rows(leaf: Any, size: int) -> bool:
+    return isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == size
+
+
+def _changed(
+    leaves: Sequence[Any], batched: Sequence[int], kwargs: dict[str, Any], at: int | str | None
+) -> int:
+    """The leaf that is changed."""
+    if isinstance(at, str):
+        names = list(kwargs)
+        if at not in names:
+            raise InvalidInput(f"at: no input {at!r}\n  do: one of {', '.join(names) or 'positions 0, 1, …'}")
+        at = len(leaves) - len(names) + names.index(at)
+    if at is None:
+        real = [i for i in batched if leaves[i].is_floating_point()]
+        named = [i for i in batched if kwargs and list(kwargs)[i - len(leaves)] == "input_ids"]
+        at = (named or real or list(batched))[0]
+    if at not in batched:
+        raise InvalidInput(f"at: input {at} has no row a sample\n  do: name a tensor with the batch first")
+    return at
+
+
+def _check_score(score: str, output: Tensor, weights: Tensor) -> None:
+    """Raise `InvalidInput` where there is nothing to normalise over, or no single class is meant."""
+    if score == "logit":
+        return
+    if output.dim() < 2 or output.shape[1 if output.dim() == 2 else -1] < 2:
+        raise InvalidInput(
+            f"score: {score!r} of a model with a single output is always the same\n  do: use score='logit'"
+        )
+    if output.dim() > 3:
+        raise InvalidInput(
+            f"score: {score!r} of an output of shape {tuple(output.shape)}\n"
+            "  do: give a callable target that returns the probability to be measured"
+        )
+    if bool((weights.flatten(1).count_nonzero(1) != 1).any()) or bool((weights.flatten(1).sum(1) != 1).any()):
+        raise InvalidInput(
+            f"score: {score!r} of a weighed sum of outputs\n  do: give a class as target, or score='logit'"
+        )
+
+
+def score_rows(
+    scorer: Scorer, samples: Tensor, values: Callable[[Tensor, Tensor], Tensor], most: int | None = None
+) -> Tensor:
+    """The scores of many rows, in batches whose size is found while working; float64 (R,).
+
+    Args:
+        samples: the sample of each row, (R,).
+        values: gives the changed tensor for a range of rows: called with their numbers and their samples.
+        most: the number of rows at a time; None finds it.
+    """
+    total, done, size = len(samples), 0, most or FIRST_ROWS
+    result = torch.empty(total, dtype=torch.float64, device=scorer.inputs.device)
+    best, settled = float("inf"), most is not None or total <= 2 * FIRST_ROWS
+    if most is None and total <= 2 * FIRST_ROWS:
+        size = max(1, total)
+    while done < total:
+        numbers = torch.arange(done, min(done + size, total), device=scorer.inputs.device)
+        own = samples[numbers]
+        started = _now(scorer.inputs.device)
+        result[numbers] = scorer.of(values(numbers, own), own)
+        if not settled and len(numbers) == size:
+            each = (_now(scorer.inputs.device) - started) / size
+            if done and each > 0.97 * best:  # no cheaper: the size before was enough
+                settled = True
+                size = max(FIRST_ROWS, size // 2) if each > best else size
+            elif size >= MOST_ROWS:
+                settled = True
+            else:
+                best, size = min(best, each), 2 * size
+        done += len(numbers)
+    if not bool(torch.isfinite(result).all()):
+        raise InvalidInput(
+            "model: its score is NaN or infinite for changed inputs\n"
+            "  do: use a replacement within the input's range, or float64"
+        )
+    return result
+
+
+def _now(device: torch.device) -> float:
+    """Seconds of work so far: of the processor, or on a GPU when it has caught up."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+    return time.process_time()
