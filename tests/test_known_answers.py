@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import relprop
+from relprop import classical
+from relprop.classical.steps import Chain, Distances, Machine, Soften
 from relprop.engine.graph import Ref
 from relprop.engine.propagate import walk
 from relprop.engine.rules import (
@@ -49,12 +51,6 @@ CLASSICAL = "a fitted classical model, tested with relprop.classical"
 METHOD = "no relevance propagation by rules: another method of explanation"
 LEFT_OUT = {
     "pattern_estimators": METHOD,
-    "ocsvm_outlier": CLASSICAL,
-    "kde_outlier": CLASSICAL,
-    "kmeans_neon": CLASSICAL,
-    "gmm_two_components": CLASSICAL,
-    "tfidf_linear_svm": CLASSICAL,
-    "histogram_intersection_svm": CLASSICAL,
     "bow_to_local_to_pixel": CLASSICAL,
     "fisher_vector_svm": CLASSICAL,
 }
@@ -924,3 +920,130 @@ def test_softmax_rule_can_be_named() -> None:
         Applied(lambda x: torch.softmax(x, 1)), rules, [found["inputs"]["x"]], found["inputs"]["R_out"]
     )
     same(result.inputs[0], found["expected"]["R_in"])
+
+
+# ---------------------------------------------------------------- classical models, fitted by hand
+
+
+def fitted(make: Any, **learned: Any) -> Any:
+    """An estimator of scikit-learn that has learned these values."""
+    import numpy as np
+
+    model = make
+    for name, value in learned.items():
+        setattr(model, name, np.array(value) if isinstance(value, list) else value)
+    return model
+
+
+def chained(*steps: nn.Module) -> nn.Module:
+    return classical.Network(Chain(steps))
+
+
+@case("ocsvm_outlier")
+def _(i: dict[str, Any], p: dict[str, Any], e: dict[str, Any]) -> None:
+    gamma = p["gamma"]
+    offset = numbers(i["alpha"]).log() / gamma
+    model = chained(Distances(numbers(i["support_vectors"])), Soften(gamma, offset))
+    found = walked(model, classical.RULES, [i["x"]], "output", at=("chain.steps.0",))
+    same(found.output, e["o"])
+    same(found.inside["chain.steps.0"], e["R_support"])
+    same(found.inputs[0], e["R_in"])
+    same(found.inputs[0].sum(), e["sum_R_in"])
+
+
+@case("kde_outlier")
+def _(i: dict[str, Any], p: dict[str, Any], e: dict[str, Any]) -> None:
+    from sklearn.neighbors import KernelDensity
+
+    model = KernelDensity(bandwidth=(1 / (2 * p["gamma"])) ** 0.5).fit(i["points"])
+    found = relprop.explain(model, _twice(i["x"]))
+    same(found.score[0], e["o"])
+    same(found.relevance[0], e["R_in"])
+
+
+@case("kmeans_neon")
+def _(i: dict[str, Any], p: dict[str, Any], e: dict[str, Any]) -> None:
+    from sklearn.cluster import KMeans
+
+    model = fitted(KMeans(3), cluster_centers_=i["centroids"], n_features_in_=2, _n_threads=1)
+    for options, score, relevance in (
+        ({}, "f_hard", "R_in_hard"),
+        ({"beta": p["beta_hard"]}, "f_hard", "R_in_hard"),
+        ({"beta": float("inf")}, "f_hard", "R_in_winner_take_all"),
+        ({"beta": p["beta_soft"], "soft": True}, "f_soft", "R_in_soft"),
+    ):
+        found = relprop.explain(classical.rewritten(model, **options), _twice(i["x"]))
+        assert found.target.tolist() == [i["cluster"]] * 2
+        same(found.score[0], e[score])
+        same(found.relevance[0], e[relevance])
+    same(p["beta_soft"] * found.score[0], e["logit_soft"])
+
+
+@case("gmm_two_components")
+def _(i: dict[str, Any], p: dict[str, Any], e: dict[str, Any]) -> None:
+    from sklearn.mixture import GaussianMixture
+
+    precision = [[1 / s**2 for s in row] for row in i["stds"]]
+    root = [[1 / s for s in row] for row in i["stds"]]
+    model = fitted(
+        GaussianMixture(2, covariance_type="diag"),
+        weights_=i["weights"],
+        means_=i["means"],
+        precisions_=precision,
+        precisions_cholesky_=root,
+        n_features_in_=2,
+    )
+    found = relprop.explain(model, _twice(i["x"]), 0)
+    same(found.score[0], e["logit"])
+    same(torch.sigmoid(found.score[0]), e["posterior"])
+    same(found.relevance[0], e["R_in"])
+    assert found.audit is not None
+    same(found.audit.absorbed["bias"][0], e["to_bias"])
+
+
+@case("tfidf_linear_svm")
+def _(i: dict[str, Any], p: dict[str, Any], e: dict[str, Any]) -> None:
+    from sklearn.feature_extraction.text import TfidfTransformer, TfidfVectorizer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.svm import LinearSVC
+
+    svm = fitted(LinearSVC(), coef_=[i["w"]], intercept_=[i["b"]], classes_=[0, 1], n_features_in_=3)
+    weighted = fitted(TfidfTransformer(), idf_=i["idf"], n_features_in_=3)
+    found = relprop.explain(make_pipeline(weighted, svm), _twice(i["counts"]))
+    same(found.score[0], e["score"])
+    same(found.relevance[0], e["R_word"])
+    spread = relprop.explain(
+        make_pipeline(weighted, svm), _twice(i["counts"]), rules=Epsilon(0.0, bias="distribute")
+    )
+    same(spread.relevance[0], e["R_word_bias_distributed"])
+    read = TfidfVectorizer(vocabulary=["first", "second", "third"])
+    read.idf_ = weighted.idf_
+    text = relprop.explain(make_pipeline(read, svm), "first, second: first unknown")
+    same(text.score[0], e["score"])
+    once = e["R_per_occurrence"]
+    same(text.relevance[0], [once[0], once[1], once[0], 0.0])
+    assert [token.text for token in text.tokens[0]] == ["first", "second", "first", "unknown"]
+
+
+@case("histogram_intersection_svm")
+def _(i: dict[str, Any], p: dict[str, Any], e: dict[str, Any]) -> None:
+    model = chained(intersecting(i))
+    found = walked(model, classical.RULES, [i["x"]], "output")
+    same(found.output, [e["score"]])
+    same(found.inputs[0], e["R_d"])
+    found = walked(model, Epsilon(0.0, bias="distribute"), [i["x"]], "output")
+    same(found.inputs[0], e["R_d_bias_distributed"])
+
+
+def intersecting(i: dict[str, Any]) -> nn.Module:
+    """A machine with the histogram-intersection kernel."""
+    return Machine(
+        "histogram_intersection",
+        1.0,
+        1,
+        support=numbers(i["support"]),
+        coefficients=numbers([i["alpha_y"]]),
+        bias=numbers([i["b"]]),
+        reference=torch.zeros(3, dtype=torch.float64),
+        coef0=torch.zeros((), dtype=torch.float64),
+    )
