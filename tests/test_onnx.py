@@ -219,6 +219,20 @@ class Encoder(nn.Module):
         return self.out(self.network(x).mean(1))
 
 
+class Attended(nn.Module):
+    """Self-attention of token ids, some of which are masked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.qkv, self.out = nn.Embedding(9, 6), nn.Linear(6, 18), nn.Linear(6, 3)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        q, k, v = (part[:, None] for part in self.qkv(self.table(ids)).chunk(3, -1))
+        seen = mask[:, None, None, :].bool()
+        y = nn.functional.scaled_dot_product_attention(q, k, v, seen)[:, 0] * mask[..., None]
+        return self.out(y.sum(1) / mask.sum(1, keepdim=True))
+
+
 def network(kind: str) -> tuple[nn.Module, Tensor]:
     torch.manual_seed(0)
     model = {"resnet": Block, "lstm": Recurrent, "encoder": Encoder}[kind]().eval()
@@ -330,6 +344,22 @@ def test_inputs_go_by_position_or_by_name_in_the_types_of_the_file(
     assert named.relevance.keys() == {"the mask", "x.1"}
     torch.testing.assert_close(named.relevance["x.1"], placed.relevance[0])
     torch.testing.assert_close(named.relevance["the mask"], placed.relevance[1])
+
+
+def test_names_in_any_order_and_lengths_of_sequences_are_free_in_the_graph(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Attended().eval()
+    free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    given = {"ids": torch.randint(0, 9, (3, 5)), "mask": torch.ones(3, 5, dtype=torch.int64)}
+    given["mask"][1, 3:] = 0
+    with silent():
+        torch.onnx.export(model, (), tmp_path / "m.onnx", kwargs=given, dynamic_shapes={"ids": free, "mask": free}, verbose=False)  # fmt: skip
+    explainer = relprop.Explainer(tmp_path / "m.onnx", "epsilon")
+    for steps in (5, 4):
+        cut = {name: value[:, :steps] for name, value in given.items()}
+        expected = relprop.explain(model, cut, 1, "epsilon")
+        turned = explainer(dict(reversed(cut.items())), 1)
+        torch.testing.assert_close(turned.relevance["ids"], expected.relevance["ids"], rtol=1e-4, atol=1e-6)
 
 
 def test_several_outputs_are_a_table_by_name(tmp_path: Path) -> None:

@@ -178,7 +178,8 @@ def from_onnx(
     """Capture an ONNX file, once its outputs for one sample are found to be those that ONNX computes."""
     size = batch_size((args, kwargs))
     onnx.check_inputs(model, args, kwargs, size)
-    fixed = onnx.batch_of(model, [_has_batch(leaf, size) for leaf in pytree.tree_leaves((args, kwargs))])
+    ordered, places = _ordered([value.name for value in model.inputs], args, kwargs)
+    fixed = onnx.batch_of(model, [_has_batch(leaf, size) for leaf in ordered])
     if fixed not in (None, 1):
         raise CaptureError(
             f"the ONNX file is for a fixed batch of {fixed}\n"
@@ -192,21 +193,52 @@ def from_onnx(
     except Exception as error:
         raise CaptureError(first_line(error)) from error
     onnx.compare(model, one, named, output)
-    return from_module(model, args, kwargs, free, (2, 1) if fixed is None else (1,))
+    if batch_size(ordered) != size:  # the file's first input has no samples
+        return from_call(model, args, kwargs)
+    return _placed(from_module(model, ordered, {}, free, (2, 1) if fixed is None else (1,)), places)
+
+
+def _ordered(
+    names: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], list[int]]:
+    """All inputs by position, in the order of the names, and where each is among those given.
+
+    torch.export cannot guard keywords of a module that takes any.
+    """
+    held = list(kwargs)
+    places = [
+        *range(len(args)),
+        *(len(args) + held.index(name) for name in names[len(args) :] if name in kwargs),
+    ]
+    given = (*args, *kwargs.values())
+    return tuple(given[place] for place in places), places
+
+
+def _placed(graph: Graph, places: list[int]) -> Graph:
+    """The graph with its inputs where they are among those given."""
+    nodes = [
+        dataclasses.replace(node, origin=str(places[int(node.origin)])) if node.kind == "input" else node
+        for node in graph.nodes
+    ]
+    return dataclasses.replace(graph, nodes=tuple(nodes))
 
 
 def from_keras(
     model: keras.KerasModel, args: tuple[Any, ...], kwargs: dict[str, Any], free: bool = True
 ) -> Graph:
     """Capture a Keras model."""
-    return keras.tidied(from_module(model, args, kwargs, free), model)
+    return keras.tidied(from_module(model, (*args, kwargs) if kwargs else args, {}, free), model)
 
 
 def from_script(
     model: torchscript.ScriptModel, args: tuple[Any, ...], kwargs: dict[str, Any], free: bool = True
 ) -> Graph:
     """Capture a TorchScript module."""
-    return respelled(from_module(model, args, kwargs, free))
+    names = torchscript.names_of(model)
+    if not kwargs or not set(kwargs) <= set(names[len(args) :]):
+        return respelled(from_module(model, args, kwargs, free))
+    ordered, places = _ordered(names, args, kwargs)
+    return respelled(_placed(from_module(model, ordered, {}, free), places))
 
 
 def from_call(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:

@@ -56,6 +56,11 @@ def _owner(root: nn.Module, path: str) -> tuple[nn.Module, str]:
     return root, name
 
 
+def names_of(model: ScriptModel) -> list[str]:
+    """The names of what the script takes, in order."""
+    return [argument.name for argument in model.script._c._get_method("forward").schema.arguments[1:]]
+
+
 _KNOWN: weakref.WeakKeyDictionary[Any, ScriptModel] = weakref.WeakKeyDictionary()
 
 
