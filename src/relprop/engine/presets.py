@@ -74,7 +74,7 @@ def _sequential(convolution: Rule) -> tuple[Pair, ...]:
 
 
 def _attention(softmax: Softmax, attention: Attention) -> tuple[Pair, ...]:
-    product = Product("signal" if attention.how == "signal" else "half")
+    product = Product("signal", activated=True) if attention.activated else Product("half")
     return ("weighted", Epsilon(1e-6)), ("softmax", softmax), ("product", attention), ("product", product)
 
 
@@ -107,8 +107,9 @@ def _row(name: str, about: str, rules: tuple[Pair, ...], fold: bool = True) -> N
 
 # fmt: off
 _row("auto",
-     "a first choice for every network: γ = 0.1 in layers with weights, ε in the last and in recurrent layers; attention by AttnLRP",
-     (("recurrent", _GATES), ("last", Epsilon(1e-6)), ("weighted", Gamma(0.1))))
+     "a first choice for every network: γ = 0.1 in layers with weights, ε in the last, in recurrent layers and in norms;"
+     " attention by AttnLRP",
+     (("recurrent", _GATES), ("last", Epsilon(1e-6)), ("weighted", Gamma(0.1)), ("norm", Epsilon(1e-6))))
 _row("epsilon",
      "ε = 1e-6 in every linear operation (Bach et al. 2015, Eq. 58)",
      (("weighted", Epsilon(1e-6)),))
@@ -135,7 +136,7 @@ _row("attn_lrp",
      _attention(Softmax("taylor"), Attention("half", softmax="taylor")))
 _row("cp_lrp",
      "transformers (Ali et al. 2022): ε, attention weights and gates are constants, all goes to the values",
-     _attention(Softmax("constant"), Attention("signal", softmax="constant")))
+     _attention(Softmax("constant"), Attention("signal", softmax="constant", activated=True)))
 _row("lrp_all",
      "recurrent networks (Arras et al. 2017): ε = 1e-3, the signal gets all of a product, the gate nothing",
      _gated("signal"))
