@@ -64,7 +64,6 @@ def _read(fitted: Any, place: Place, width: int) -> None:
     place.text = False
     place.words.append((fitted, width))
     place.width = width
-    place.counts = True
 
 
 def counts(vectoriser: Any, texts: Sequence[str]) -> Any:
