@@ -36,6 +36,7 @@ class Program:
     gates: frozenset[Ref]
     statistics: frozenset[tuple[Ref, Ref]]
     needs_output: frozenset[str]
+    activated: frozenset[Ref] = frozenset()
 
 
 def prepare(graph: Graph, facts: Facts, plan: Plan, keep: Iterable[Ref] = ()) -> Program:
@@ -73,6 +74,7 @@ def prepare(graph: Graph, facts: Facts, plan: Plan, keep: Iterable[Ref] = ()) ->
         _gates(graph, facts, statistics),
         statistics,
         frozenset(needs_output),
+        _activated(graph),
     )
 
 
@@ -140,6 +142,37 @@ def _gates(graph: Graph, facts: Facts, statistics: Set[tuple[Ref, Ref]]) -> froz
     return frozenset(found)
 
 
+def _activated(graph: Graph) -> frozenset[Ref]:
+    """Values that are the output of a function such as SiLU or GELU, rearranged at most."""
+    found: set[Ref] = set()
+    for node in graph.nodes:
+        row = OPS.get(node.operation)
+        read = list(parents(node))
+        moved = row is not None and row.kind == "selection" and bool(read) and read[0] in found
+        if node.operation.startswith(_ACTIVATIONS) or moved:
+            found.update(values_of(node))
+    return frozenset(found)
+
+
+_ACTIVATIONS = tuple(
+    f"aten.{name}."
+    for name in [
+        "silu",
+        "gelu",
+        "relu",
+        "relu6",
+        "leaky_relu",
+        "elu",
+        "celu",
+        "selu",
+        "mish",
+        "softplus",
+        "tanh",
+        "sigmoid",
+        "hardsigmoid",
+        "hardswish",
+    ]
+)
 _KEEPS_GATES = ("aten.dropout.", "aten.topk.", "aten.sort.")
 _SCALES = ("aten.mul.", "aten.div.")
 
@@ -439,6 +472,7 @@ def step_of(
         cached=cached,
         memory=values.get(_memory(node)),
         journal=journal,
+        activated=program.activated.__contains__,
     )
 
 

@@ -102,6 +102,7 @@ class Step:
     ]  # something derived from a value, kept with the weights
     memory: Any = None  # what `Operation.remembers` kept of the forward pass
     journal: Journal | None = None  # asks for the relevance of weights
+    activated: Callable[[Ref], bool] = lambda ref: False  # the output of an activation, rearranged at most
 
     @property
     def function(self) -> Callable[..., Any]:
@@ -118,6 +119,10 @@ class Step:
         """Whether the argument at that position is never negative."""
         found = list(refs(self._argument(position)))
         return bool(found) and all(self.is_nonnegative(ref) for ref in found)
+
+    def is_activated(self, position: int) -> bool:
+        """Whether the argument at that position is the output of an activation, rearranged at most."""
+        return any(self.activated(ref) for ref in refs(self._argument(position)))
 
     def is_gate(self, position: int) -> bool:
         """Whether the argument at that position is a gate: the output of a sigmoid or softmax, rearranged at most."""

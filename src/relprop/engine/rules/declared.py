@@ -208,12 +208,14 @@ class Product(Rule):
 
     "signal": a factor that is a gate (the output of a sigmoid or softmax) gets nothing, the other all;
     without a gate half each. "half": half each. "first", "second": everything to that factor, as for a gate
-    that only its model knows (SwiGLU under CP-LRP). "proportional": to the factors' values; "abs": to their
-    absolute values; products of matrices know these two as "half".
+    that only its model knows. "proportional": to the factors' values; "abs": to their absolute values; products
+    of matrices know these two as "half". `activated`: for "signal", the output of an activation is a gate where
+    the other factor is none (SwiGLU, GEGLU under CP-LRP: all goes to the factor that is not activated).
     """
 
     how: Literal["signal", "half", "first", "second", "proportional", "abs"] = "signal"
     epsilon: float = 1e-6
+    activated: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         _one_of("Product", "how", self.how, ("signal", "half", "first", "second", "proportional", "abs"))

@@ -23,7 +23,10 @@ def multiplication(step: Step, relevance: Tensor) -> Shares:
             return _to_one(step, other, relevance)
     if step.node.args[0] == step.node.args[1]:  # a square: both halves arrive at the same tensor
         return Shares({0: relevance})
-    to_a, to_b, absorbed = _share_product(step, a, b, (step.is_gate(0), step.is_gate(1)), relevance)
+    gates = (step.is_gate(0), step.is_gate(1))
+    if isinstance(step.rule, Product) and step.rule.activated and gates[0] == gates[1]:
+        gates = (step.is_activated(0), step.is_activated(1))
+    to_a, to_b, absorbed = _share_product(step, a, b, gates, relevance)
     shares = ((0, to_a, a), (1, to_b, b))
     return Shares({i: sum_to(share, factor) for i, share, factor in shares if share is not None}, absorbed)
 
