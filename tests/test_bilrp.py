@@ -117,9 +117,10 @@ def test_all_dimensions_of_a_side_share_one_forward_pass(monkeypatch: pytest.Mon
     relprop.bilrp(model, x, x, at_once=4)
     assert len(passes) == 2
     copies, walks = [], []
-    walk, repeated = pairs.walk, pairs.repeated
+    together = importlib.import_module("relprop.explain.together")
+    walk, repeated = pairs.walk, together.repeated
     monkeypatch.setattr(pairs, "walk", lambda *a: walks.append(1) or walk(*a))
-    monkeypatch.setattr(pairs, "repeated", lambda *a: copies.append(1) or repeated(*a))
+    monkeypatch.setattr(together, "repeated", lambda *a: copies.append(1) or repeated(*a))
     relprop.bilrp(model, x, x, at_once=4)
     assert len(walks) == 2 * 3 and len(copies) == 2 * 2  # of 10 dimensions: 4, 4 and 2
 

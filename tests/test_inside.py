@@ -206,6 +206,26 @@ def test_conditions_in_parts_of_a_batch_and_in_any_order_are_the_same(cut: Any) 
     assert distance(together[3].relevance, together[1].relevance) < EXACT  # the target's neuron has it all
 
 
+@pytest.mark.parametrize("name", ZOO)
+def test_walks_that_are_made_together_are_those_made_alone(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several targets of every network of the zoo, each with its account: in one walk, and one by one."""
+    together = importlib.import_module("relprop.explain.together")
+    model, x = ZOO[name](0)
+    explainer = relprop.Explainer(model)
+    monkeypatch.setattr(together, "SAMPLES", {"cpu": 1})
+    alone = explainer.explain_targets(x, [0, 1, None])
+    monkeypatch.setattr(together, "SAMPLES", {"cpu": 64})
+    for found, expected in zip(explainer.explain_targets(x, [0, 1, None]), alone, strict=True):
+        assert distance(found.relevance, expected.relevance) < 1e-9
+        assert found.audit.absorbed.keys() == expected.audit.absorbed.keys()
+        size = float(expected.audit.magnitude.max())
+        for reason, amount in expected.audit.absorbed.items():
+            assert float((found.audit.absorbed[reason] - amount).abs().max()) < 1e-9 * max(1.0, size)
+        assert len(found.audit.entries) == len(expected.audit.entries)
+
+
 def test_layers_of_one_condition_hold_at_once(cut: Any) -> None:
     model, x = cut
     explainer = relprop.Explainer(model, "epsilon")
@@ -684,7 +704,7 @@ def test_weights_pass_on_what_their_operations_hand_on(name: str) -> None:
             model, x, 1, relprop.Composite([("weighted", rule)]) if not isinstance(rule, str) else rule
         )
         of_weights = found.parameters()
-        assert not of_weights.left_out
+        assert all("folded into" in reason for reason in of_weights.left_out.values())
         weighted = [e for e in found.audit.entries if "conv" in e.operation or "linear" in e.operation]
         for entry in weighted:
             if sum(e.module == entry.module for e in weighted) == 1:

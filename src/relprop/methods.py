@@ -21,6 +21,8 @@ from relprop.engine.propagate import HALF, Mask, Program, Walk, walk
 from relprop.errors import InvalidInput
 from relprop.explain import Captured, Explainer, Forward, forward, start
 from relprop.explain.again import Again, Inside, masks
+from relprop.explain.explainer import Part
+from relprop.explain.together import Wanted, walks
 from relprop.explanation import Explanation
 from relprop.targets import Target, main_output, weights_of
 
@@ -56,46 +58,57 @@ def lrp(
     where the first of their conditions masks something.
     """
     passed = forward(explainer, captured, program, args, kwargs)
+    part = captured, program, args, kwargs, targets
     if explainer.conditions:
-        return _conditional(explainer, captured, program, args, kwargs, targets[0], passed)
-    results = []
-    for index, target in enumerate(targets):
-        begun = start(explainer, captured, passed, target)
-        last = index == len(targets) - 1
-        way = walk(
-            program, passed.values, begun[0], captured.store, passed.batch, explainer.audit, release=last
-        )
-        again = Again(explainer, captured, program, args, kwargs, target, begun[1])
-        results.append(_explanation(again, passed, begun, way))
-    return results
+        return _conditional(explainer, part, passed)
+    begun = [start(explainer, captured, passed, target) for target in targets]
+    if len(targets) == 1:
+        store, audit = captured.store, explainer.audit
+        ways = [walk(program, passed.values, begun[0][0], store, passed.batch, audit, release=True)]
+    else:
+        ways = walks(explainer, part, passed, [Wanted(one[0]) for one in begun])
+    return [
+        _explanation(Again(explainer, captured, program, args, kwargs, target, one[1]), passed, one, way)
+        for target, one, way in zip(targets, begun, ways, strict=True)
+    ]
 
 
-def _conditional(
-    explainer: Explainer,
-    captured: Captured,
-    program: Program,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    target: Target,
-    passed: Forward,
-) -> list[Explanation]:
-    """An explanation for each of the explainer's conditions, of one target."""
+def _conditional(explainer: Explainer, part: Part, passed: Forward) -> list[Explanation]:
+    """An explanation for each of the explainer's conditions, of one target.
+
+    All walks share the way from the output down to the first value that a condition masks: the conditions are sorted by
+    that, and those that part at the same place go on together.
+    """
+    captured, program, args, kwargs, (target, *_) = part
     begun = start(explainer, captured, passed, target)
     every = [masks(captured, explainer, condition, passed.batch) for condition in explainer.conditions]
     order = {node.name: -i for i, node in enumerate(captured.graph.nodes)}  # in which a walk meets the nodes
     tops = [min((ref.name for ref in found), key=order.__getitem__, default=None) for found in every]
-    trunk, seeds, results = Walk(), begun[0], dict[int, Explanation]()
-    store, batch = captured.store, passed.batch
-    for i in sorted(range(len(every)), key=lambda i: 1 if (top := tops[i]) is None else order[top]):
-        condition, found, top = explainer.conditions[i], every[i], tops[i]
-        trunk = walk(program, passed.values, seeds, store, batch, explainer.audit, onward=trunk, until=top)
-        seeds, way = {}, trunk
-        if top is not None:
-            way = walk(program, passed.values, {}, store, batch, explainer.audit, onward=trunk, masks=found)
-        _check_reached(found, way)
+    trunk, seeds, ways = Walk(), begun[0], dict[int, Walk]()
+    for top in sorted(set(tops), key=lambda top: 1 if top is None else order[top]):
+        trunk = walk(
+            program,
+            passed.values,
+            seeds,
+            captured.store,
+            passed.batch,
+            explainer.audit,
+            onward=trunk,
+            until=top,
+        )
+        seeds = {}
+        chosen = [i for i, own in enumerate(tops) if own == top]
+        if top is None:
+            ways |= dict.fromkeys(chosen, trunk)
+        else:
+            found = walks(explainer, part, passed, [Wanted({}, every[i]) for i in chosen], trunk)
+            ways |= dict(zip(chosen, found, strict=True))
+    results = []
+    for i, condition in enumerate(explainer.conditions):
+        _check_reached(every[i], ways[i])
         again = Again(explainer, captured, program, args, kwargs, target, begun[1], condition)
-        results[i] = _explanation(again, passed, begun, way)
-    return [results[i] for i in range(len(every))]
+        results.append(_explanation(again, passed, begun, ways[i]))
+    return results
 
 
 def _check_reached(found: dict[Ref, Mask], way: Walk) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from relprop.engine.analyse import values_of
 from relprop.engine.graph import Meta, Node, Ref, replace_refs
@@ -19,20 +18,19 @@ from relprop.explain.seen import as_before, samples_first
 from relprop.explain.start import Forward
 
 
-def repeated(part: Part, model: Any, passed: Forward, count: int) -> Forward | None:
+def repeated(part: Part, model: Any, passed: Forward, count: int, position: int = 0) -> dict[str, Any] | None:
     """The values of a forward pass over all samples `count` times over (sample b of round k is number k·B + b).
 
-    What is computed from data is copied; only what is not (sizes, masks, positions) is computed anew. None where that
+    `position`: how many nodes the walk has passed already (`Walk.position`), whose values it reads no more. What is computed from data is copied; only what is not (sizes, masks, positions) is computed anew. None where that
     does not give all that the walk reads: then a forward pass over repeated inputs does.
     """
     captured, _, args, kwargs, _ = part
-    if count == 1:
-        return passed
     if not captured.graph.batched:
         return None
     new: dict[str, Any] = {}
     leaves = leaves_of(model, captured.graph, args, kwargs)
-    for node in captured.graph.nodes:
+    nodes = captured.graph.nodes
+    for node in nodes[: len(nodes) - position]:
         try:
             if node.kind in ("weight", "constant"):
                 new[node.name] = leaves[node.name]
@@ -40,7 +38,7 @@ def repeated(part: Part, model: Any, passed: Forward, count: int) -> Forward | N
                 new[node.name] = captured.store.get((Ref(node.name), "value"), partial(_run, node, new))
             elif node.kind == "input":
                 layout = _layout(captured, node, Ref(node.name))
-                new[node.name] = _times(leaves[node.name], layout, passed.batch, count)
+                new[node.name] = times(leaves[node.name], layout, passed.batch, count)
             elif _carries(captured, node) and not _of_whole_numbers(node):
                 _copy(captured, node, passed, count, new)
             else:
@@ -48,12 +46,7 @@ def repeated(part: Part, model: Any, passed: Forward, count: int) -> Forward | N
         except _Unknown:
             if node.name in passed.values or f"{node.name} memory" in passed.values:
                 return None
-    output = pytree.tree_map(
-        lambda ref: _part(new, ref) if isinstance(ref, Ref) else ref,
-        captured.graph.output,
-        is_leaf=lambda leaf: isinstance(leaf, Ref),
-    )
-    return Forward(new, output, passed.batch * count)
+    return new
 
 
 def _carries(captured: Captured, node: Node) -> bool:
@@ -87,18 +80,18 @@ def _copy(captured: Captured, node: Node, passed: Forward, count: int, new: dict
         if isinstance(node.meta, tuple):
             refs = values_of(node)
             new[node.name] = type(held)(
-                _times(value, _layout(captured, node, ref), passed.batch, count)
+                times(value, _layout(captured, node, ref), passed.batch, count)
                 for ref, value in zip(refs, held, strict=True)
             )
         else:
-            new[node.name] = _times(held, _layout(captured, node, Ref(node.name)), passed.batch, count)
+            new[node.name] = times(held, _layout(captured, node, Ref(node.name)), passed.batch, count)
     memory = f"{node.name} memory"
     if memory in passed.values:
         ref = values_of(node)[0]
         kept = passed.values[memory]
         if not isinstance(kept, Tensor) or kept.shape != shape_of(captured, ref, passed.batch).shape:
             raise _Unknown
-        new[memory] = _times(kept, _layout(captured, node, ref), passed.batch, count)
+        new[memory] = times(kept, _layout(captured, node, ref), passed.batch, count)
 
 
 def _layout(captured: Captured, node: Node, ref: Ref) -> Layout | None:
@@ -112,7 +105,8 @@ def _layout(captured: Captured, node: Node, ref: Ref) -> Layout | None:
     raise _Unknown
 
 
-def _times(value: Any, layout: Layout | None, batch: int, count: int) -> Any:
+def times(value: Any, layout: Layout | None, batch: int, count: int) -> Any:
+    """A value with its samples `count` times over; as it is where it has none."""
     if layout is None or not isinstance(value, Tensor):
         return value
     seen = samples_first(value, layout, batch)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,10 +13,9 @@ from torch.nn import functional as F
 from relprop.engine import audit as accounts
 from relprop.engine.propagate import HALF, walk
 from relprop.errors import InvalidInput
-from relprop.explain import Explainer, Forward, Inputs, forward
-from relprop.explain.batches import fitting
+from relprop.explain import Explainer, Inputs, forward
 from relprop.explain.explainer import Part
-from relprop.explain.repeated import repeated
+from relprop.explain.together import rounds
 from relprop.methods import precision_of
 from relprop.targets import main_output
 
@@ -174,43 +172,24 @@ def _of_part(explainer: Explainer, part: Part, patch: int | None, at_once: int) 
     seed = output.float() if output.dtype in HALF else output
     pieces, side = [], patch
     absorbed: dict[str, Tensor] = {}
-    for dimensions, there in _rounds(explainer, part, passed, seed.shape[1], at_once):
-        rounds = len(dimensions)
-        seeds = torch.zeros(rounds, *seed.shape, dtype=seed.dtype, device=seed.device)
+    for dimensions, values in rounds(explainer, part, passed, seed.shape[1], at_once):
+        count = len(dimensions)
+        seeds = torch.zeros(count, *seed.shape, dtype=seed.dtype, device=seed.device)
         for k, m in enumerate(dimensions):
             seeds[k, :, m] = seed[:, m]
-        way = walk(program, there.values, {ref: seeds.flatten(0, 1)}, captured.store, there.batch)
+        way = walk(program, values, {ref: seeds.flatten(0, 1)}, captured.store, passed.batch * count)
         score = seeds.sum(2).flatten().double()
         reached = torch.zeros_like(score) if way.passed is None else way.passed
         audit = accounts.total(way.entries, score, reached, precision_of(captured))
         audit.check()
         found, side = _parts_of(_explained(way.inputs), patch)
-        pieces.append(found.reshape(rounds, passed.batch, *found.shape[1:]))
+        pieces.append(found.reshape(count, passed.batch, *found.shape[1:]))
         for reason, amount in audit.absorbed.items():
             table = absorbed.setdefault(
                 reason, torch.zeros(seed.shape, dtype=torch.float64, device=seed.device)
             )
-            table[:, dimensions] = amount.reshape(rounds, passed.batch).T
+            table[:, dimensions] = amount.reshape(count, passed.batch).T
     return _Side(output, torch.cat(pieces), absorbed, side, None)
-
-
-def _rounds(
-    explainer: Explainer, part: Part, passed: Forward, size: int, at_once: int
-) -> Iterator[tuple[list[int], Forward]]:
-    """The dimensions of the embedding in groups, each with the values for a walk of all of them at once."""
-    captured, _, args, kwargs, _ = part
-    many = max(1, min(at_once, size, fitting(captured.graph, (args, kwargs)) // passed.batch))
-    copies: dict[int, Forward] = {}
-    for first in range(0, size, many):
-        dimensions = list(range(first, min(first + many, size)))
-        count = len(dimensions)
-        if count not in copies:
-            copy = repeated(part, explainer.model, passed, count)
-            if copy is None:  # one by one
-                yield from (([m], passed) for m in range(first, size))
-                return
-            copies = {count: copy}
-        yield dimensions, copies[count]
 
 
 def _explained(found: dict[str, Tensor]) -> Tensor:

@@ -29,7 +29,7 @@ class Parameters:
             of a weight w_kj is Σ m_kj / d_k R_k over samples and positions, for the messages m of its operation's rule:
             over all w_kj it sums to what the operation hands on. That of a bias is its part of the account "bias".
             Where batch normalisation was folded into the weights (`Composite.fold`), `weight` and `bias` stand for the
-            folded ones.
+            folded ones, and those of the normalisation are left out.
         left_out: from the path of a parameter whose relevance is not defined, or only in part, to the reason. All other
             parameters are in `relevance`; those that no relevance comes by with zeros.
     """
@@ -98,6 +98,7 @@ def _of_part(part: Again) -> Parameters:
     relevance, more = _to_weights(graph, found, passed.values, below)
     left_out |= more
     relevance = {path: r for path, r in relevance.items() if path in weights}
+    left_out = {path: reason for path, reason in left_out.items() if path in weights}
     for path in weights - relevance.keys() - left_out.keys():  # no relevance comes by
         weight = weight_of(part.explainer.model, path)
         relevance[path] = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
@@ -158,6 +159,10 @@ def _to_weights(
             reason = f"{node.operation} at {node.where()} computes what the model uses from it"
             left_out |= dict.fromkeys((path for ref in arrived for path in below[ref]), reason)
             continue
+        if node.function in (folded_weight, folded_bias):
+            others = [ref for ref in parents(node) if ref in below and ref not in shares]
+            reason = f"normalisation folded into {node.module or 'the model itself'}, which has its relevance"
+            left_out |= dict.fromkeys((path for ref in others for path in below[ref]), reason)
         for ref, share in shares.items():
             pending[ref] = pending[ref] + share if ref in pending else share
     return relevance, left_out
