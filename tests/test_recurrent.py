@@ -233,7 +233,7 @@ def test_rules_of_a_layer_are_those_of_its_parts() -> None:
 # ---------------------------------------------------------------- sums of linear operations elsewhere
 
 
-def test_only_sums_that_feed_a_curve_become_one_linear_operation() -> None:
+def test_only_sums_that_feed_gates_become_one_linear_operation() -> None:
     class Two(nn.Module):
         def __init__(self, last: nn.Module) -> None:
             super().__init__()
@@ -245,7 +245,8 @@ def test_only_sums_that_feed_a_curve_become_one_linear_operation() -> None:
     x = normal(2, 4)
     for last, joined in (
         (nn.Tanh(), True),
-        (nn.ReLU(), True),
+        (nn.Sigmoid(), True),
+        (nn.ReLU(), False),
         (nn.LayerNorm(5), False),
         (nn.Identity(), False),
     ):

@@ -1,8 +1,9 @@
 """A rewrite: sums of products with constant matrices that feed one non-linearity become one linear operation.
 
 W x + U h + b is the pre-activation of a hand-written recurrent cell. As two linear operations and a sum it would
-have three denominators and three stabilisers; as one it has one, like the module that it spells out. Sums that
-feed anything else (a residual stream, a norm, the output) stay sums.
+have three denominators and three stabilisers; as one it has one, like the module that it spells out. A sum is
+taken for one where it feeds sigmoids and hyperbolic tangents, or any non-linearity in a loop that uses the same
+weights again. All others (of branches before a ReLU, in a residual stream, before a norm) stay sums.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ _CURVES = tuple(
         "softplus", "clamp", "clamp_min", "softsign",
     )
 )  # fmt: skip
+_SATURATING = tuple(f"aten.{name}." for name in ("sigmoid", "hardsigmoid", "tanh", "hardtanh"))
 _END = 2**62  # a slice up to here is a slice to the end
 
 
@@ -83,7 +85,7 @@ class _Term:
 
 
 def join_linears(graph: Graph) -> Graph:
-    """Every sum of linear operations and biases that only non-linearities read becomes `joint_linear`.
+    """Every sum of linear operations and biases that is a cell's pre-activation becomes `joint_linear`.
 
     A part of a linear operation's outputs (`chunk`) and a step of them (`[:, t]`) are linear operations of their
     own: of these rows of the weight, and of that step of the input.
@@ -115,10 +117,16 @@ class _Joining:
         weights = {name: {self.root(t.weight) for t in terms} for name, terms in joined.items()}
         again = _recurrent(self.graph, weights)
         again |= {name for name, terms in joined.items() if any(term.gate is not None for term in terms)}
-        nodes = (
-            replace(node, function=recurrent_linear) if node.name in again else node for node in self.result
-        )
-        return dataclasses.replace(self.graph, nodes=tuple(nodes))
+        nodes = tuple(self.settled(node, joined, again) for node in self.result)
+        return dataclasses.replace(self.graph, nodes=nodes)
+
+    def settled(self, node: Node, joined: dict[str, list[_Term]], again: set[str]) -> Node:
+        """A joined sum as the operation of a loop, as one that stands alone, or as the sum that it was."""
+        if node.name in again:
+            return replace(node, function=recurrent_linear)
+        if node.name in joined and not self.feeds_curves(Ref(node.name), _SATURATING):
+            return self.nodes[node.name]
+        return node
 
     # ------------------------------------------------------------ what is a sum of linear operations
 
@@ -149,8 +157,8 @@ class _Joining:
             else:
                 yield ref
 
-    def feeds_curves(self, ref: Ref) -> bool:
-        """Whether all that reads a value, or parts of it, are elementwise non-linearities."""
+    def feeds_curves(self, ref: Ref, curves: tuple[str, ...] = _CURVES) -> bool:
+        """Whether all that reads a value, or parts of it, are elementwise non-linearities of a kind."""
         refs_of = [ref]
         node = self.nodes[ref.name]
         if isinstance(node.meta, tuple):
@@ -160,9 +168,9 @@ class _Joining:
             return False
         for name in names:
             operation = self.nodes[name].operation
-            if operation.startswith(_CURVES):
+            if operation.startswith(curves):
                 continue
-            if not operation.startswith(_MOVES) or not self.feeds_curves(Ref(name)):
+            if not operation.startswith(_MOVES) or not self.feeds_curves(Ref(name), curves):
                 return False
         return True
 
