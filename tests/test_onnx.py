@@ -587,3 +587,16 @@ def test_the_command_line_explains_photographs_with_a_file(
         message.startswith("error: model: bad.onnx is not a readable ONNX file")
         and "Traceback" not in message
     )
+
+
+def test_a_model_read_from_a_file_may_be_cast_and_changed(tmp_path: Path) -> None:
+    path = linear(tmp_path)
+    x, mask = torch.randn(3, 4).double(), torch.randn(3, 2).double()
+    model = load(path).double()
+    before = relprop.explain(model, (x, mask), 1, "epsilon")
+    assert before.relevance[0].dtype == torch.float64
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(2)
+    after = relprop.explain(model, (x, mask), 1, "epsilon")
+    torch.testing.assert_close(after.score, 2 * before.score)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from relprop.engine.frontends.onnx import host
-from relprop.engine.frontends.onnx.file import Array, contents
+from relprop.engine.frontends.onnx.file import Array, Value, contents
 from relprop.engine.frontends.onnx.table import OPERATORS, Node, Operator
 from relprop.errors import InvalidInput
 
@@ -66,7 +67,21 @@ class OnnxModel(nn.Module):
         for name, value in held.constants.items():
             if name in read:
                 self._add(name, value)
+        self.read_as = self.real_type()
         self.eval()
+
+    def real_type(self) -> torch.dtype | None:
+        """The type of its first real weight."""
+        return next((weight.dtype for weight in self.parameters()), None)
+
+    def takes(self, value: Value) -> torch.dtype:
+        """The type of an input: the file's, or the one that the whole model was cast to."""
+        cast = self.real_type()
+        return (
+            cast
+            if cast is not None and cast != self.read_as and value.dtype.is_floating_point
+            else value.dtype
+        )
 
     def _add(self, name: str, value: Array) -> None:
         """Keep a constant: real numbers as a parameter, whole ones as a buffer and as numbers."""
@@ -91,10 +106,11 @@ class OnnxModel(nn.Module):
             (value.device for value in values.values() if isinstance(value, Tensor)), torch.device("cpu")
         )
         run = _Run(self, values, device)
-        for path in self.order:
-            step: Any = getattr(self.steps, path)
-            run.step(step)
-        found = {value.name: run.tensor(value.name) for value in self.outputs}
+        with contextlib.nullcontext() if device.type == "cpu" else device:  # where constants are made
+            for path in self.order:
+                step: Any = getattr(self.steps, path)
+                run.step(step)
+            found = {value.name: run.tensor(value.name) for value in self.outputs}
         return found if len(found) > 1 else next(iter(found.values()))
 
 
@@ -196,9 +212,10 @@ def check_inputs(model: OnnxModel, args: Sequence[Any], kwargs: dict[str, Any], 
     ):
         if not isinstance(given, Tensor):
             raise InvalidInput(f"inputs: {value.name} is a {type(given).__name__}\n  do: give a torch.Tensor")
-        if given.dtype != value.dtype:
+        if given.dtype != model.takes(value):
             raise InvalidInput(
-                f"inputs: {value.name} is of type {given.dtype}, the ONNX file takes {value}\n  do: {value.name}.to({value.dtype})"
+                f"inputs: {value.name} is of type {given.dtype}, the ONNX file takes {value}\n"
+                f"  do: {value.name}.to({model.takes(value)})"
             )
         if value.shape is None:
             continue

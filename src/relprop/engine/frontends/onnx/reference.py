@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from relprop.engine.frontends.onnx.file import package
-from relprop.engine.frontends.onnx.model import OnnxModel
+from relprop.engine.frontends.onnx.model import OnnxModel, load
 from relprop.errors import CaptureError, InvalidInput
 
 LOOSE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 5e-2}
@@ -65,10 +65,16 @@ def _by_reference(path: Path, arrays: dict[str, Any]) -> dict[str, Any]:
         ) from error
 
 
-def compare(model: OnnxModel, args: tuple[Any, ...], kwargs: dict[str, Any], found: Any) -> None:
-    """Raise `CaptureError` where a converted model's outputs for these inputs are not those of the file."""
-    named = dict(zip((value.name for value in model.inputs), args, strict=False)) | kwargs
+def compare(model: OnnxModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise `CaptureError` where a file, converted, does not give ONNX's outputs for these inputs.
+
+    The file is converted anew: the model's weights may have been changed, or cast to another type, since it was read.
+    """
+    given = dict(zip((value.name for value in model.inputs), args, strict=False)) | kwargs
+    named = {value.name: given[value.name].to(value.dtype) for value in model.inputs}
     expected = outputs_of(model.file, named)
+    with torch.no_grad():
+        found = load(model.file)(**{name: value.cpu() for name, value in named.items()})
     results = found if isinstance(found, dict) else {model.outputs[0].name: found}
     for name, value in results.items():
         if name not in expected:
