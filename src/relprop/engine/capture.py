@@ -47,7 +47,7 @@ def capture(
             return dataclasses.replace(graph, shared=_shared(graph, pytree.tree_leaves((args, kwargs))))
     raise InvalidInput(
         f"model: {type(model).__name__} is not something relprop can read\n"
-        "  do: give a torch.nn.Module, a torch.export.ExportedProgram or the path of a saved .pt2 file"
+        "  do: give a torch.nn.Module, an exported program, a Keras model, or a file (.pt2, .onnx, .keras, .pt)"
     )
 
 

@@ -48,7 +48,8 @@ def explain(
 
     Args:
         model: a `torch.nn.Module` in eval mode, a `torch.export.ExportedProgram` or the path of a saved one (`.pt2`);
-            a pipeline of transformers, or a folder saved by its `save_pretrained`. It is never changed.
+            an ONNX file, a Keras 3 model on the torch backend, TorchScript (docs/models.md); a pipeline of
+            transformers, or a folder saved by its `save_pretrained`. It is never changed.
         inputs: a tensor or array (B, …), a tuple of them (positional arguments) or a dict (keyword arguments); a text or
             a list of them where a tokenizer is known.
         target: None for the class with the largest output, an int or B of them, a tuple (an index into an output of
