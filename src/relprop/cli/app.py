@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
@@ -11,12 +11,23 @@ import typer
 import relprop
 from relprop.cli import photos as work
 from relprop.cli import printing, sounds, texts
+from relprop.cli.evaluate import evaluate
 from relprop.cli.kinds import kind_of_inputs
+from relprop.cli.options import (
+    ClassesOption,
+    DeviceOption,
+    JsonOption,
+    MeanOption,
+    ModelOption,
+    RulesOption,
+    SizeOption,
+    StdOption,
+    WeightsOption,
+    load_named,
+)
 from relprop.data import DEMO, open_photograph, photographs_in
 from relprop.doctor import CHECKS
 from relprop.doctor import doctor as examine
-from relprop.errors import InvalidInput
-from relprop.models import Loaded, load
 
 app = typer.Typer(
     name="relprop",
@@ -26,71 +37,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-OWN = ", ".join(name for name in relprop.presets() if "/" not in name)
-OTHERS = ", ".join(dict.fromkeys(name.partition("/")[0] + "/…" for name in relprop.presets() if "/" in name))
-
-ModelOption = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        "-m",
-        metavar="NAME|FILE|MODULE:CALLABLE",
-        help="demo (EfficientNet-Lite0, pretrained, nothing is downloaded); a name of torchvision's or timm's"
-        " (resnet50, timm:resnet50); a program saved by torch.export.save (.pt2), ONNX (.onnx) or TorchScript (.pt); load only files you trust;"
-        " or package.module:callable, called without arguments, from the current folder.",
-    ),
-]
-WeightsOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FILE|random",
-        help="Weights of your own (.safetensors, .pt, .pth; read as tensors, never as code), or random"
-        " (seeded) for a dry run. Default: the pretrained ones; of a callable, those it returns.",
-        show_default=False,
-    ),
-]
-RulesOption = Annotated[
-    str,
-    typer.Option(
-        "--rules",
-        "-r",
-        metavar="PRESET",
-        help=f"{OWN}; or as another toolbox has them: {OTHERS} (an unknown name lists all).",
-    ),
-]
-SizeOption = Annotated[
-    int | None,
-    typer.Option(
-        metavar="PIXELS",
-        help="Height and width of the input. Default: the model's own; 224 where it states none.",
-        show_default=False,
-    ),
-]
-MeanOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="R,G,B",
-        help="Subtracted from the channels (in 0…1). Default: the model's own; ImageNet's 0.485,0.456,0.406"
-        " where it states none. One value: the model takes grey pictures.",
-        show_default=False,
-    ),
-]
-StdOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="R,G,B",
-        help="Divides the channels. Default: the model's own; ImageNet's 0.229,0.224,0.225 where it states"
-        " none.",
-        show_default=False,
-    ),
-]
-ClassesOption = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Names of the model's outputs, one a line.", show_default=False),
-]
-DeviceOption = Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable results on stdout.")]
 
 
 def _version(asked: bool) -> None:
@@ -228,7 +174,7 @@ def explain(
         found = photographs_in(given)
         several = len(found) > 1 or any(path.is_dir() for path in given)
         places = work.places(found, out, several)
-        loaded = _load(model, weights, size, mean, std, classes, device)
+        loaded = load_named(model, weights, size, mean, std, classes, device)
         explainer = relprop.Explainer(loaded.model, rules, method, batch_size=batch_size)
         job = work.Job(loaded, explainer, loaded.target(target), device, batch_size, top, overlay)
         outcome = work.run(job, found, places)
@@ -262,7 +208,7 @@ def plan(
       relprop plan --model nets:make --size 384 --json
     """
     with printing.reporting():
-        loaded = _load(model, weights, size, mean, std, None, device)
+        loaded = load_named(model, weights, size, mean, std, None, device)
         how = loaded.preprocessing
         with printing.working("capturing the model"):
             example = torch.zeros(1, len(how.mean), how.size, how.size, dtype=loaded.dtype(), device=device)
@@ -302,7 +248,7 @@ def doctor(
       relprop doctor --model nets:make --size 64 --json
     """
     with printing.reporting():
-        loaded = _load(model, weights, size, mean, std, None, device)
+        loaded = load_named(model, weights, size, mean, std, None, device)
         how = loaded.preprocessing
         photograph = how.tensor(how.crop(open_photograph(DEMO / "cat.jpg")))[None]
         example = photograph.to(device=device, dtype=loaded.dtype())
@@ -328,24 +274,4 @@ def doctor(
             raise typer.Exit(1)
 
 
-def _load(
-    model: str,
-    weights: str | None,
-    size: int | None,
-    mean: str | None,
-    std: str | None,
-    classes: Path | None,
-    device: str,
-) -> Loaded:
-    options: dict[str, Any] = {"size": size, "mean": _numbers("mean", mean), "std": _numbers("std", std)}
-    with printing.working(f"loading {model}"):
-        return load(model, weights, **options, classes=classes, device=device)
-
-
-def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
-    try:
-        return None if text is None else tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise InvalidInput(
-            f"--{name}: {text!r} is no list of numbers\n  do: write it as 0.485,0.456,0.406"
-        ) from error
+app.command()(evaluate)

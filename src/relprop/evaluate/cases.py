@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from relprop.errors import InvalidInput
 from relprop.evaluate.arrays import given
 from relprop.evaluate.axioms import Explained
+from relprop.evaluate.imputation import noise_for
 from relprop.evaluate.perturb import Curves, Experiment, arranged, explained
 from relprop.evaluate.scoring import Scorer, scorer_of
 from relprop.evaluate.stability import Explain, distances, neighbours
@@ -64,12 +65,14 @@ class Data:
 class Method:
     """A method to evaluate: its name, and how it explains a model, inputs and a target.
 
-    `spec` says what it is, for the record and for resuming.
+    `spec` says what it is, for the record and for resuming. `chance`: it is noise, which is drawn for each sample by its number,
+    so that batches do not matter.
     """
 
     name: str
     explain: Explain = field(repr=False)
     spec: str = ""
+    chance: bool = False
 
 
 def methods_of(methods: Sequence[Any] | Mapping[str, Any]) -> list[Method]:
@@ -107,7 +110,8 @@ def _method(name: str, value: Any) -> Method:
             held[id(model)] = (model, Explainer(model, **options))
         return held[id(model)][1](inputs, target).relevance
 
-    return Method(name, explain, repr(sorted(options.items(), key=lambda item: item[0])))
+    spec = repr(sorted(options.items(), key=lambda item: item[0]))
+    return Method(name, explain, spec, options.get("method") == "random")
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +231,9 @@ def case_of(batch: Batch, method: Method) -> Case:
         if isinstance(scorer.target, Tensor) and getattr(scorer.output, "ndim", 2) > 1
         else batch.data.target
     )
+    if method.chance:
+        drawn = noise_for(batch.samples, scorer.inputs.shape[1:], batch.seed)
+        return Case(batch, method, drawn.to(scorer.inputs.device))
     relevance = explained(method.explain(batch.model, batch.data.inputs, target), scorer)
     if len(relevance) != len(batch.data):
         raise InvalidInput(f"methods: {method.name} gave {len(relevance)} maps for {len(batch.data)} samples")

@@ -192,3 +192,20 @@ def tiers(scores: Any, higher_is_better: bool = True, level: float = LEVEL) -> l
             tier, first = tier + 1, method
         result[method] = tier
     return result
+
+
+def mean_rank(scores: Any, higher_is_better: bool = True) -> Array:
+    """The rank of each method by its mean over the images that all are defined for, 1 the best, ties sharing theirs; (M,)."""
+    means = paired_rows(scores).mean(0)
+    found: Array = _stats().rankdata(-means if higher_is_better else means)
+    return found
+
+
+def kendall_w(ranks: Any) -> float:
+    """Kendall's coefficient of concordance of rankings (metrics, methods): 1 where all agree, 0 for none; NaN for too few."""
+    table = np.asarray(ranks, dtype=np.float64)
+    judges, methods = table.shape
+    if judges < 2 or methods < 2 or not np.isfinite(table).all():
+        return math.nan
+    spread = float(((table.sum(0) - table.sum() / methods) ** 2).sum())
+    return float(12 * spread / (judges**2 * (methods**3 - methods)))

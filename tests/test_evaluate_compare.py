@@ -1,0 +1,220 @@
+"""Methods side by side: intervals and tests, batches, resuming, the figure and the command."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import relprop
+from relprop import evaluate as ev
+from relprop.cli import main
+from relprop.evaluate import statistics
+from relprop.evaluate.picture import picture
+
+METHODS = ["gradient_x_input", "sensitivity", "random"]
+METRICS = ["aopc_morf", "abpc", "gini"]
+SETTINGS: dict[str, Any] = {"replacement": "uniform", "draws": 2, "size": 3}
+
+
+def model_and_data(count: int = 12) -> tuple[nn.Module, ev.Data]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3)).double().eval()
+    return model, ev.Data(torch.randn(count, 12, dtype=torch.float64))
+
+
+def test_results_do_not_depend_on_batches() -> None:
+    model, data = model_and_data()
+    one, other = (
+        ev.compare(model, data, METHODS, METRICS, perturbation=SETTINGS, batch_size=size) for size in (12, 5)
+    )
+    for metric in METRICS:
+        np.testing.assert_allclose(one.values[metric], other.values[metric], rtol=1e-10, atol=1e-12)
+    assert set(one.curves) == {"morf", "lerf"} and one.curves["morf"].shape == (12, 3, 5)
+
+
+def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    model, data = model_and_data()
+    asked: list[int] = []
+
+    def counting(model: Any, inputs: Tensor, target: Any) -> Tensor:
+        asked.append(len(inputs))
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return inputs
+
+    def run(store: Path | None) -> ev.Comparison:
+        return ev.compare(
+            model,
+            data,
+            {"own": counting, "random": "random"},
+            METRICS,
+            perturbation=SETTINGS,
+            batch_size=4,
+            store=store,
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path)
+    resumed = run(tmp_path)
+    assert asked == [4, 4, 4, 4]  # the first batch was not explained again
+    again = run(tmp_path)
+    assert asked == [4, 4, 4, 4] and str(again) == str(resumed)
+    fresh = run(None)
+    for metric in METRICS:
+        np.testing.assert_array_equal(again.values[metric], fresh.values[metric])
+    with torch.no_grad():
+        model[0].weight.mul_(1.1)
+    run(tmp_path)
+    assert len(asked) == 10  # other weights: nothing of it holds any more
+
+
+def test_the_table_orders_methods_and_says_what_is_real() -> None:
+    model, data = model_and_data(40)
+    found = ev.compare(model, data, METHODS, METRICS, perturbation=SETTINGS)
+    rows = found.rows("aopc_morf")
+    assert [row.mean for row in rows] == sorted((row.mean for row in rows), reverse=True)
+    assert rows[0].behind is None and rows[0].tier == 1 and rows[-1].method == "random"
+    assert (
+        rows[-1].behind is not None and rows[-1].behind.high < 0 and rows[-1].p < 0.05 and rows[-1].tier > 1
+    )
+    assert rows[0].low < rows[0].mean < rows[0].high and rows[0].above_random > 0
+    assert "aopc_morf (higher is better" in str(found) and "minus the best" in str(found)
+    json.dumps(found.as_dict(), allow_nan=False)
+
+
+def test_samples_undefined_for_one_method_are_dropped_for_all() -> None:
+    model, data = model_and_data()
+
+    def some(model: Any, inputs: Tensor, target: Any) -> Tensor:
+        relevance = inputs.clone()
+        relevance[inputs[:, 0] > 0] = 1.0
+        return relevance
+
+    found = ev.compare(model, data, {"own": some, "random": "random"}, ["aopc_morf"], perturbation=SETTINGS)
+    flat = int((data.inputs[:, 0] > 0).sum())
+    assert [row.used for row in found.rows("aopc_morf")] == [12 - flat] * 2 and flat > 0
+    assert np.isnan(found.values["aopc_morf"][:, 0]).sum() == flat
+    assert not np.isnan(found.values["aopc_morf"][:, 1]).any()
+
+
+def test_masks_are_asked_for_before_anything_runs() -> None:
+    model, data = model_and_data()
+    with pytest.raises(relprop.errors.InvalidInput, match="roc_auc needs to know where"):
+        ev.compare(model, data, METHODS, ["roc_auc"])
+    for wrong, message in (
+        ({"methods": ["lrp2"]}, "method: 'lrp2'"),
+        ({"metrics": ["best"]}, "metrics: 'best'"),
+    ):
+        with pytest.raises(relprop.errors.InvalidInput, match=message):
+            ev.compare(model, data, **{"methods": METHODS, "metrics": METRICS, **wrong})
+
+
+def test_intervals_cover_the_mean_as_often_as_they_say() -> None:
+    draws = np.random.default_rng(0)
+    inside = 0
+    for trial in range(100):
+        low, high = statistics.bootstrap(draws.normal(1.0, 2.0, (40, 1)), 400, seed=trial)
+        inside += low[0] <= 1.0 <= high[0]
+    assert 87 <= inside <= 99
+
+
+def test_holm_corrects_for_the_number_of_tests() -> None:
+    assert statistics.holm([0.01, 0.04, 0.03, math.nan]) == pytest.approx(
+        [0.03, 0.06, 0.06, math.nan], nan_ok=True
+    )
+
+
+def test_the_number_of_samples_that_would_show_a_difference() -> None:
+    gaps = np.random.default_rng(0).normal(size=400)
+    gaps = (gaps - gaps.mean()) / gaps.std(ddof=1)
+    assert statistics.required_n(1.341 * gaps + 1.215) == pytest.approx((2.8016 * 1.341 / 1.215) ** 2, abs=1)
+    assert statistics.required_n(gaps + 0) > 1e10
+
+
+def test_methods_that_cannot_be_told_apart_share_a_tier() -> None:
+    draws = np.random.default_rng(1)
+    base = draws.normal(size=(60, 1))
+    scores = base + np.array([2.0, 2.0, 0.0]) + 0.3 * draws.normal(size=(60, 3))
+    assert statistics.tiers(scores) == [1, 1, 2]
+    assert statistics.tiers(scores, higher_is_better=False) == [2, 2, 1]
+
+
+def test_agreement_of_metrics() -> None:
+    assert statistics.kendall_w([[1, 2, 3], [1, 2, 3]]) == 1
+    assert statistics.kendall_w([[1, 2, 3], [3, 2, 1]]) == 0
+
+
+def test_the_figure_has_a_line_for_each_method() -> None:
+    model, data = model_and_data()
+    found = ev.compare(model, data, METHODS, ["abpc"], perturbation=SETTINGS)
+    drawn = picture(found, "curves")
+    assert drawn.width > drawn.height > 300 and len(drawn.convert("P").getcolors()) > 20
+    bare = ev.compare(model, data, METHODS, ["gini"])
+    with pytest.raises(relprop.errors.InvalidInput, match="no perturbation curves"):
+        picture(bare)
+
+
+def write_arrays(folder: Path) -> tuple[str, str]:
+    (folder / "tinynet.py").write_text(
+        "import torch\nfrom torch import nn\n\n\ndef make():\n    torch.manual_seed(0)\n"
+        "    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3)).eval()\n"
+    )
+    draws = np.random.default_rng(0)
+    mask = np.zeros((6, 8, 8), dtype=bool)
+    mask[:, 2:5, 2:5] = True
+    np.savez(folder / "arrays.npz", inputs=draws.random((6, 1, 8, 8), dtype=np.float32), mask=mask)
+    return str(folder / "arrays.npz"), "tinynet:make"
+
+
+def test_the_command_prints_tables_or_json_and_draws_the_curves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data, model = write_arrays(tmp_path)
+    call = [
+        "evaluate",
+        "--data",
+        data,
+        "--model",
+        model,
+        "--methods",
+        "lrp:epsilon,random",
+        "--regions",
+        "2",
+        "--draws",
+        "2",
+        "--store",
+        "done",
+    ]
+    assert main([*call, "--metrics", "aopc_morf,roc_auc"]) == 0
+    printed = capsys.readouterr()
+    assert (
+        "aopc_morf (higher is better" in printed.out
+        and "lrp:epsilon" in printed.out
+        and "roc_auc" in printed.out
+    )
+    assert "forward rows" in printed.err and (tmp_path / "relprop-evaluate.png").is_file()
+    assert main([*call, "--metrics", "gini", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (
+        found["command"] == "evaluate"
+        and found["methods"] == ["lrp:epsilon", "random"]
+        and found["figure"] is None
+    )
+    assert len(found["metrics"]["gini"]["values"]) == 6
+    for extra, message in (
+        (["--steps", "99"], "steps: 99"),
+        (["--protocol", "best"], "protocol: 'best'"),
+        (["--metrics", "nothing"], "metrics: 'nothing'"),
+        (["--replacement", "9"], "replacement: 9.0 is outside"),
+    ):
+        assert main([*call, *extra]) == 2
+        error = capsys.readouterr().err
+        assert message in error and "Traceback" not in error
