@@ -1,0 +1,20 @@
+"""The forward pass that records the values the walk will read, and the walk from the output's relevance to the inputs'."""
+
+from relprop.engine.propagate.book import Mask, Walk
+from relprop.engine.propagate.program import Program, prepare
+from relprop.engine.propagate.record import record
+from relprop.engine.propagate.walk import HALF, step_of, walk
+from relprop.engine.propagate.weights import Weights, fingerprint
+
+__all__ = [
+    "HALF",
+    "Mask",
+    "Program",
+    "Walk",
+    "Weights",
+    "fingerprint",
+    "prepare",
+    "record",
+    "step_of",
+    "walk",
+]

@@ -1,0 +1,167 @@
+"""A graph with everything that the passes need to know of it, worked out once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass
+
+from relprop.engine.analyse import Facts, values_of
+from relprop.engine.graph import Graph, Node, Ref, parents
+from relprop.engine.ops import OPS
+from relprop.engine.ops.elementwise import gate_source, is_complement
+from relprop.engine.plan import Plan
+from relprop.engine.rules import Rule
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A graph with everything that is worked out once: facts, plan, what to keep for the walk and what to free when."""
+
+    graph: Graph
+    facts: Facts
+    plan: Plan
+    rules: Mapping[str, Rule]
+    kept: frozenset[Ref]  # values that the walk reads
+    dead: Mapping[str, tuple[str, ...]]  # nodes whose values nothing reads after this node has run
+    gates: frozenset[Ref]
+    statistics: frozenset[tuple[Ref, Ref]]
+    needs_output: frozenset[str]
+    activated: frozenset[Ref] = frozenset()
+
+
+def prepare(graph: Graph, facts: Facts, plan: Plan, keep: Iterable[Ref] = ()) -> Program:
+    """Work out what the passes need to know of a planned graph."""
+    rules = {row.name: row.rule for row in plan if row.rule is not None}
+    kept: set[Ref] = set(keep) | set(graph.outputs())
+    needs_output: set[str] = set()
+    for node in graph.nodes:
+        if node.name not in rules:
+            continue
+        reads = OPS[node.operation].reads
+        if reads in ("inputs", "both"):
+            kept.update(parents(node))
+        if reads in ("output", "both"):
+            needs_output.add(node.name)
+            kept.add(Ref(node.name))
+    held = {ref.name for ref in kept}
+    last: dict[str, str] = {}
+    for node in graph.nodes:
+        last[node.name] = node.name
+        for ref in parents(node):
+            last[ref.name] = node.name
+    dead: dict[str, list[str]] = {}
+    for name, reader in last.items():
+        if name not in held:
+            dead.setdefault(reader, []).append(name)
+    statistics = _statistics(graph, facts)
+    return Program(
+        graph,
+        facts,
+        plan,
+        rules,
+        frozenset(kept),
+        {reader: tuple(names) for reader, names in dead.items()},
+        _gates(graph, facts, statistics),
+        statistics,
+        frozenset(needs_output),
+        _activated(graph),
+    )
+
+
+def _statistics(graph: Graph, facts: Facts) -> frozenset[tuple[Ref, Ref]]:
+    """Pairs (s, x) of a product or quotient of s and x in which s is a statistic of x: a norm, a mean, a deviation."""
+    nodes = {node.name: node for node in graph.nodes}
+    found: set[tuple[Ref, Ref]] = set()
+    for node in graph.nodes:
+        row = OPS.get(node.operation)
+        operands = [
+            argument for argument in node.args[:2] if isinstance(argument, Ref) and argument in facts.data
+        ]
+        if row is None or row.kind != "product" or len(operands) < 2:
+            continue
+        for statistic, of in (operands, operands[::-1]):
+            if _summarises(statistic, _origin(of, nodes), nodes, facts):
+                found.add((statistic, of))
+    return frozenset(found)
+
+
+def _origin(ref: Ref, nodes: Mapping[str, Node]) -> Ref:
+    """The value that a cast or a copy was made from."""
+    while nodes[ref.name].operation.startswith(
+        ("aten._to_copy", "aten.to.", "aten.clone", "aten.alias", "aten.contiguous")
+    ):
+        ref = next(parents(nodes[ref.name]))
+    return ref
+
+
+def _summarises(statistic: Ref, of: Ref, nodes: Mapping[str, Node], facts: Facts) -> bool:
+    """Whether a value is computed from another by elementwise functions, constants and at least one reduction."""
+    ref, reduced = statistic, False
+    for _ in range(20):
+        if _origin(ref, nodes) == of:
+            return reduced
+        node = nodes[ref.name]
+        row = OPS.get(node.operation)
+        read = {parent for parent in parents(node) if parent in facts.data}
+        if (
+            row is None
+            or len(read) != 1
+            or row.kind not in ("activation", "selection", "pool", "addition", "product", "max")
+        ):
+            return False
+        reduced = reduced or row.kind in ("pool", "max")
+        ref = read.pop()
+    return False
+
+
+def _gates(graph: Graph, facts: Facts, statistics: Set[tuple[Ref, Ref]]) -> frozenset[Ref]:
+    """Values that are the output of a sigmoid or softmax, rearranged, selected, scaled by constants or divided by their
+    own sum at most (the weights of a router), and one minus such."""
+    found: set[Ref] = set()
+    for node in graph.nodes:
+        row = OPS.get(node.operation)
+        if node.kind != "call" or row is None:
+            continue
+        read = list(parents(node))
+        kept = row.kind == "selection" or is_complement(node) or node.operation.startswith(_KEEPS_GATES)
+        if not kept and row.kind in ("product", "activation") and node.operation.startswith(_SCALES):
+            rest = [ref for ref in read[1:] if ref in facts.data]
+            kept = all((ref, read[0]) in statistics for ref in rest)
+        if gate_source(node) or (kept and read and read[0] in found):
+            found.update(values_of(node))
+    return frozenset(found)
+
+
+def _activated(graph: Graph) -> frozenset[Ref]:
+    """Values that are the output of a function such as SiLU or GELU, rearranged at most."""
+    found: set[Ref] = set()
+    for node in graph.nodes:
+        row = OPS.get(node.operation)
+        read = list(parents(node))
+        moved = row is not None and row.kind == "selection" and bool(read) and read[0] in found
+        if node.operation.startswith(_ACTIVATIONS) or moved:
+            found.update(values_of(node))
+    return frozenset(found)
+
+
+_ACTIVATIONS = tuple(
+    f"aten.{name}."
+    for name in [
+        "silu",
+        "gelu",
+        "relu",
+        "relu6",
+        "leaky_relu",
+        "elu",
+        "celu",
+        "selu",
+        "mish",
+        "softplus",
+        "tanh",
+        "sigmoid",
+        "hardsigmoid",
+        "hardswish",
+    ]
+)
+_KEEPS_GATES = ("aten.dropout.", "aten.topk.", "aten.sort.")
+_SCALES = ("aten.mul.", "aten.div.")

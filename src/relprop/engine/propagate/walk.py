@@ -1,0 +1,187 @@
+"""The walk from the relevance of the outputs to that of the inputs, operation by operation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relprop.engine.analyse import values_of
+from relprop.engine.graph import Node, Ref, replace_refs
+from relprop.engine.ops import OPS
+from relprop.engine.propagate.book import Book, Mask, Walk
+from relprop.engine.propagate.program import Program
+from relprop.engine.propagate.record import memory_of
+from relprop.engine.propagate.weights import Weights
+from relprop.engine.step import Journal, Shares, Step
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+def walk(
+    program: Program,
+    values: Mapping[str, Any],
+    seeds: Mapping[Ref, Tensor],
+    store: Weights,
+    batch: int,
+    audit: bool = True,
+    observe: frozenset[Ref] = frozenset(),
+    release: bool = False,
+    *,
+    masks: Mapping[Ref, Mask] = MappingProxyType({}),
+    journal: Journal | None = None,
+    onward: Walk | None = None,
+    until: str | None = None,
+) -> Walk:
+    """Propagate the relevance of the outputs (`seeds`) to the inputs, operation by operation, in reverse order.
+
+    With `release` the values are freed as the walk passes (then they serve one walk only). `masks` let a part of the
+    relevance pass some values. `journal` is told the relevance of what the operations read from weights. The walk stops
+    in front of the node `until`, and goes on from a walk that was stopped so (`onward`, which stays as it is).
+    """
+    result = Walk() if onward is None else onward.fork()
+    book = Book(program, batch, audit, result.entries)
+    relevance, sums = result.pending, result.sums
+    for ref, seed in seeds.items():
+        _arrive(relevance, sums, ref, seed, book.sum(ref, seed))
+    held = dict(values)
+    nodes = program.graph.nodes
+    while result.position < len(nodes):
+        node = nodes[-1 - result.position]
+        if node.name == until:
+            break
+        result.position += 1
+        if masks:
+            _mask(node, masks, result, book)
+        arrived = _collect(node, relevance, observe, result.observed)
+        if arrived is not None and node.kind == "input":
+            result.inputs[node.name] = arrived
+            if audit:
+                result.passed = (
+                    sums[Ref(node.name)] if result.passed is None else result.passed + sums[Ref(node.name)]
+                )
+        elif arrived is not None:
+            step = step_of(program, node, held, store, batch, journal)
+            shares = OPS[node.operation].propagate(step, arrived)
+            passed = []
+            for ref, share in _pairs(node, shares):
+                amount = book.handed(node, ref, share, arrived, sums)
+                passed.append(amount)
+                _arrive(relevance, sums, ref, share, amount)
+            book.enter(node, arrived, shares, passed, sums)
+        if release:
+            held.pop(node.name, None)
+            held.pop(memory_of(node), None)
+    return result
+
+
+def _mask(node: Node, masks: Mapping[Ref, Mask], way: Walk, book: Book) -> None:
+    """Let pass what the masks of a node's values keep of the relevance that has arrived there."""
+    for ref in values_of(node):
+        mask = masks.get(ref)
+        if mask is None or ref not in way.pending:
+            continue
+        arrived = way.pending[ref]
+        keep = mask.keep.to(arrived.device, arrived.dtype)
+        way.masked.add(ref)
+        way.pending[ref] = arrived * keep
+        bypassing = [other for other in way.pending if mask.alone and other != ref]
+        book.mask(node, mask, ref, arrived * (1 - keep), way, bypassing)
+        for other in bypassing:
+            del way.pending[other]
+
+
+def _arrive(
+    relevance: dict[Ref, Tensor], sums: dict[Ref, Tensor], ref: Ref, share: Tensor, amount: Tensor | None
+) -> None:
+    relevance[ref] = relevance[ref] + share if ref in relevance else share
+    if amount is not None:
+        sums[ref] = sums[ref] + amount if ref in sums else amount
+
+
+def _collect(
+    node: Node, relevance: dict[Ref, Tensor], observe: frozenset[Ref], observed: dict[Ref, Tensor]
+) -> Any:
+    """The relevance that has arrived at a node: a tensor, or a list with one per part; None where there is none."""
+    if isinstance(node.meta, tuple):
+        parts = [relevance.pop(Ref(node.name, index), None) for index in range(len(node.meta))]
+        for index, part in enumerate(parts):
+            if part is not None and Ref(node.name, index) in observe:
+                observed[Ref(node.name, index)] = part
+        return parts if any(part is not None for part in parts) else None
+    arrived = relevance.pop(Ref(node.name), None)
+    if arrived is not None and Ref(node.name) in observe:
+        observed[Ref(node.name)] = arrived
+    return arrived
+
+
+def _pairs(node: Node, shares: Shares) -> list[tuple[Ref, Tensor]]:
+    """Each share with the value it goes to."""
+    pairs: list[tuple[Ref, Tensor]] = []
+
+    def match(argument: Any, share: Any) -> None:
+        if isinstance(argument, Ref):
+            if share is not None:
+                pairs.append((argument, share))
+        elif isinstance(argument, (list, tuple)):
+            for item, part in zip(argument, share, strict=True):
+                match(item, part)
+
+    for position, share in shares.arguments.items():
+        match(node.kwargs[position] if isinstance(position, str) else node.args[position], share)
+    return pairs
+
+
+def step_of(
+    program: Program,
+    node: Node,
+    values: Mapping[str, Any],
+    store: Weights,
+    batch: int,
+    journal: Journal | None = None,
+) -> Step:
+    """The operation as its relevance function sees it. Half precision is computed anew in float32 from its inputs."""
+    half = False
+
+    def value(ref: Ref) -> Any:
+        nonlocal half
+        held = values.get(ref.name)
+        held = held if ref.index is None or held is None else held[ref.index]
+        if isinstance(held, Tensor) and held.dtype in HALF:
+            half = True
+            return held.float()
+        return held
+
+    facts = program.facts
+    args, kwargs = replace_refs(node.args, value), replace_refs(node.kwargs, value)
+    output = values.get(node.name) if node.name in program.needs_output else None
+    function = node.function
+    assert function is not None
+    if half and output is not None:
+        with torch.no_grad():
+            output = function(*args, **kwargs)
+
+    def cached(ref: Ref, name: str, make: Callable[[], Any]) -> Any:
+        return store.get((ref, name), make) if facts.lasts(ref.name) else make()
+
+    return Step(
+        node=node,
+        args=args,
+        kwargs=kwargs,
+        output=output,
+        rule=program.rules[node.name],
+        batch=batch,
+        is_data=facts.data.__contains__,
+        is_nonnegative=facts.nonnegative.__contains__,
+        layout_of=facts.layout.get,
+        gates=program.gates.__contains__,
+        statistics=lambda statistic, of: (statistic, of) in program.statistics,
+        parameters=lambda ref: ref.name in facts.static,
+        cached=cached,
+        memory=values.get(memory_of(node)),
+        journal=journal,
+        activated=program.activated.__contains__,
+    )
