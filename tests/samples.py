@@ -1454,6 +1454,22 @@ CLASSICAL: DICT = {
         ),
         *(_machine(kernel, positive) for kernel in ("chi2", "additive_chi2", "histogram_intersection")),
     ],
+    "relprop.dense_sift.default": [Sample(lambda x: torch.ops.relprop.dense_sift(x, 1, 2), **on(7, 6))],
+    "relprop.projected.default": [Sample(torch.ops.relprop.projected, **on(3, 4), weights=((4,), (2, 4)))],
+    "relprop.visual_words.default": [
+        Sample(lambda x, u, s=s: torch.ops.relprop.visual_words(x, u, s), **on(3, 2), weights=((4, 2),))
+        for s in (0.7, float("inf"))
+    ],
+    "relprop.fisher_statistics.default": [
+        Sample(
+            lambda x, p, m, s: torch.ops.relprop.fisher_statistics(x, p.softmax(0), m, s.abs() + 0.5),
+            **on(3, 2),
+            weights=((2,), (2, 2), (2, 2)),
+        )
+    ],
+    "relprop.pooled.default": [
+        Sample(lambda x: torch.ops.relprop.pooled(x, torch.eye(2, 3, dtype=x.dtype) + 0), **on(3, 2))
+    ],
     "relprop.monomials.default": [
         Sample(lambda x: torch.ops.relprop.monomials(x, torch.tensor([[0, 0], [1, 0], [2, 1]])), **on(2))
     ],

@@ -353,6 +353,7 @@ def test_targets_are_labels_indices_and_sides() -> None:
     close(relprop.explain(model, x[:6]).score, score)
     close(relprop.explain(model, x[:6], "malignant").score, score)
     close(relprop.explain(model, x[:6], "benign").score, -score)
+    close(relprop.explain(model, x[:6], list(named[:6])).score.abs(), abs(score))
     close(relprop.explain(model, x[:6], 1).score, score)
     mixed = relprop.explain(model, x[:6], ["benign", "malignant"] * 3)
     close(mixed.score, score * np.array([-1, 1] * 3))

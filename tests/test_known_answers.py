@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 import relprop
 from relprop import classical
-from relprop.classical.steps import Chain, Distances, Machine, Soften
+from relprop.classical.local import Fisher, Pooled, spread
+from relprop.classical.steps import Affine, Chain, Distances, Elementwise, Machine, Soften, Unit
 from relprop.engine.graph import Ref
 from relprop.engine.propagate import walk
 from relprop.engine.rules import (
@@ -47,12 +48,9 @@ if not FILE.is_file():
 ALL = {case["name"]: case for case in json.loads(FILE.read_text())["cases"]}
 RTOL, ATOL = 1e-9, 1e-13
 
-CLASSICAL = "a fitted classical model, tested with relprop.classical"
 METHOD = "no relevance propagation by rules: another method of explanation"
 LEFT_OUT = {
     "pattern_estimators": METHOD,
-    "bow_to_local_to_pixel": CLASSICAL,
-    "fisher_vector_svm": CLASSICAL,
 }
 
 Check = Callable[[dict[str, Any], dict[str, Any], dict[str, Any]], None]
@@ -1047,3 +1045,42 @@ def intersecting(i: dict[str, Any]) -> nn.Module:
         reference=torch.zeros(3, dtype=torch.float64),
         coef0=torch.zeros((), dtype=torch.float64),
     )
+
+
+def of_pixels(local: Any, i: dict[str, Any]) -> Tensor:
+    """Relevance of pixels from that of three windows of two pixels each, in a row of four."""
+    assert i["areas"] == [[0, 1], [1, 2], [2, 3]]
+    return spread(local.reshape(1, 1, 3), (1, 2), 1, (1, 4))[0, 0]
+
+
+@case("bow_to_local_to_pixel")
+def _(i: dict[str, Any], p: dict[str, Any], e: dict[str, Any]) -> None:
+    whole = torch.ones(1, 3, dtype=torch.float64)
+    model = chained(Pooled(regions=whole), intersecting(i))
+    found = walked(model, Epsilon(0.0, bias=p["bias"]), [i["m"]], "output", at=("chain.steps.0",))
+    same(found.output, [e["score"]])
+    same(found.inside["chain.steps.0"], e["R_d"])
+    same(found.inputs[0].sum(-1), e["R_local"])
+    same(of_pixels(found.inputs[0].sum(-1), i), e["R_pixel"])
+
+
+@case("fisher_vector_svm")
+def _(i: dict[str, Any], p: dict[str, Any], e: dict[str, Any]) -> None:
+    column = {"means": numbers(i["means"])[:, None], "deviations": numbers(i["stds"])[:, None]}
+    model = chained(
+        Fisher(shares=numbers(i["weights"]), **column),
+        Pooled(regions=torch.ones(1, 3, dtype=torch.float64)),
+        Elementwise("signed_root"),
+        Unit("l2"),
+        Affine(weight=numbers([i["w"]]), bias=numbers([i["b"]])),
+    )
+    x = numbers(i["descriptors"])[:, None]
+    same(model.chain.steps[0](x[None])[0], e["psi"])
+    at = tuple(f"chain.steps.{step}" for step in (1, 3))
+    found = walked(model, classical.RULES, [x], "output", at=at)
+    same(found.output, [e["score"]])
+    same(found.inside["chain.steps.3"], e["R_d"])
+    same(found.inside["chain.steps.1"], e["R_d"])
+    same(found.inputs[0].sum(-1), e["R_local"])
+    same(of_pixels(found.inputs[0].sum(-1), i), e["R_pixel"])
+    same(found.account("bias"), e["to_bias"])

@@ -57,6 +57,8 @@ ORDER = [
     "classical.clusters",
     "classical.transformers",
     "classical.words",
+    "classical.local",
+    "classical.images",
     "classical.compose",
     "classical.explained",
     "classical",

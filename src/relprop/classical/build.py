@@ -52,7 +52,7 @@ class Place:
         fills: of columns of the input, what stands for a missing value: (missing, value).
         counts: whether values below zero have no meaning.
         text: whether a document stands here, which only a vectoriser takes.
-        images: whether images stand here, which only an encoding of local descriptors takes.
+        images: the height and width of the images that stand here, which only an encoding of local descriptors takes.
         words: the vectorisers of the documents, with the number of their columns, in the order of the columns.
     """
 
@@ -66,7 +66,7 @@ class Place:
     fills: dict[int, tuple[Any, float]] = field(default_factory=dict)
     counts: bool = False
     text: bool = False
-    images: bool = False
+    images: tuple[int, int] | None = None
     words: list[tuple[Any, int]] = field(default_factory=list)
 
     def then(self, step: nn.Module, width: int | None = None, keeps: bool = False) -> None:

@@ -119,7 +119,8 @@ class Estimator:
         return rows
 
     def _index(self, target: Any) -> int:
-        labels = [label.item() if hasattr(label, "item") else label for label in self.score.labels]
+        labels = [_plain(label) for label in self.score.labels]
+        target = _plain(target)
         if not isinstance(target, bool) or bool in map(type, labels):
             for index, label in enumerate(labels):
                 if type(label) in (int, float) and type(target) in (int, float):
@@ -203,17 +204,32 @@ class Estimator:
         if isinstance(inputs, Tensor):
             inputs = inputs.detach().cpu().numpy()
         raw = inputs.to_numpy() if hasattr(inputs, "to_numpy") else np.asarray(inputs)
-        if raw.ndim < 2 or (raw.ndim > 2 and not self.place.images):
+        if self.place.images is not None:
+            return self._images(raw)
+        if raw.ndim != 2:
             raise InvalidInput(
                 f"inputs: of shape {raw.shape}, and an estimator takes (samples, features)\n"
                 f"  do: {'X.reshape(1, -1) for one sample' if raw.ndim == 1 else 'X.reshape(len(X), -1)'}"
             )
         self._check_width(raw.shape)
-        table = self._coded(raw)
-        if raw.ndim == 2:
-            table = self._filled(table)
+        table = self._filled(self._coded(raw))
         self._check_values(table)
         return torch.from_numpy(np.array(table, dtype=np.float64))
+
+    def _images(self, raw: Any) -> Tensor:
+        """Grey images of the size that the model was fitted on, (B, H, W)."""
+        if (
+            raw.dtype.kind not in "fiub"
+            or raw.ndim != 3
+            or raw.shape[1:] != self.place.images
+            or not len(raw)
+        ):
+            raise InvalidInput(
+                f"inputs: of shape {raw.shape}, and the model was fitted on grey images of {self.place.images}\n"
+                "  do: give (samples, height, width) of that size"
+            )
+        self._check_values(raw)
+        return torch.from_numpy(np.array(raw, dtype=np.float64))
 
     def _check_names(self, inputs: Any) -> None:
         known = getattr(self.fitted, "feature_names_in_", None)
@@ -230,15 +246,11 @@ class Estimator:
     def _check_width(self, shape: tuple[int, ...]) -> None:
         if shape[0] == 0:
             raise InvalidInput(f"inputs: an empty batch, shape {tuple(shape)}\n  do: give one sample or more")
-        wanted = self._width
+        wanted = width_of(self.fitted, self.place)
         if wanted is not None and shape[1] != wanted:
             raise InvalidInput(
                 f"inputs: {shape[1]} features, and the model was fitted on {wanted}\n  do: give its features"
             )
-
-    @property
-    def _width(self) -> int | None:
-        return None if self.place.images else width_of(self.fitted, self.place)
 
     def _coded(self, raw: Any) -> Any:
         """Columns of categories as codes, all others as numbers."""
@@ -343,6 +355,11 @@ class Estimator:
         )
 
 
+def _plain(value: Any) -> Any:
+    """A number of NumPy or torch as Python's own."""
+    return value.item() if hasattr(value, "item") else value
+
+
 def width_of(fitted: Any, place: Place) -> int | None:
     """The number of features that a model was fitted on; None for texts."""
     if place.words:
@@ -414,8 +431,8 @@ def rewritten(fitted: Any, reference: Any = None, **options: Any) -> Estimator:
     place.text = first is not None and hasattr(first, "build_analyzer")
     texts = place.text
     width = 0 if texts else width_of(fitted, place)
-    place.images = hasattr(first, "relprop_images")
-    if width is None and not place.images:
+    place.images = getattr(first, "image_shape_", None)
+    if width is None and place.images is None:
         raise refuse(fitted, "does not say how many features it takes")
     place.width = int(width or 0)
     place.raw = tuple(range(place.width))
@@ -423,7 +440,12 @@ def rewritten(fitted: Any, reference: Any = None, **options: Any) -> Estimator:
         values = np.asarray(
             reference.detach().cpu() if isinstance(reference, Tensor) else reference, dtype=np.float64
         )
-        if texts or place.images or values.shape not in ((), (place.width,)) or not np.isfinite(values).all():
+        if (
+            texts
+            or place.images is not None
+            or values.shape not in ((), (place.width,))
+            or not np.isfinite(values).all()
+        ):
             raise InvalidInput(
                 f"reference: of shape {values.shape}, and the model takes {place.width} features\n"
                 "  do: give one finite value, or one a feature"

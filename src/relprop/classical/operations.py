@@ -15,9 +15,7 @@ from relprop.engine.rules.affine import add
 from relprop.engine.step import Shares, Step
 
 
-def _declare(
-    name: str, function: Callable[..., Tensor], shape: Callable[..., Tensor], row: Operation
-) -> None:
+def declare(name: str, function: Callable[..., Tensor], shape: Callable[..., Tensor], row: Operation) -> None:
     """Make a function an operation: for capture by the shape of its result, for gradients by running it again."""
     operation = torch.library.custom_op(f"relprop::{name}", function, mutates_args=())
     operation.register_fake(shape)
@@ -89,9 +87,9 @@ def elementwise(x: Tensor, name: str) -> Tensor:
 
 
 _PASSED = Operation("activation", passed, "nothing")
-_declare("centre", centre, _like, _PASSED)
-_declare("unit_rows", unit_rows, _like, _PASSED)
-_declare("elementwise", elementwise, _like, _PASSED)
+declare("centre", centre, _like, _PASSED)
+declare("unit_rows", unit_rows, _like, _PASSED)
+declare("elementwise", elementwise, _like, _PASSED)
 
 
 # ---------------------------------------------------------------- distances and their margins
@@ -143,7 +141,7 @@ def share_distances(step: Step, relevance: Tensor) -> Shares:
     return Shares({0: shares}, {"undistributed": step.account(torch.where(empty, relevance, 0.0))})
 
 
-_declare("distances", distances, _wide, Operation("activation", share_distances))
+declare("distances", distances, _wide, Operation("activation", share_distances))
 
 
 def margins(d: Tensor, own: Tensor, other: Tensor, beta: float, soft: bool) -> Tensor:
@@ -184,7 +182,7 @@ def share_margins(step: Step, relevance: Tensor) -> Shares:
     return Shares({0: tau * d}, {"undistributed": lost})
 
 
-_declare("margins", margins, _wide, Operation("activation", share_margins))
+declare("margins", margins, _wide, Operation("activation", share_margins))
 
 
 # ---------------------------------------------------------------- kernel machines
@@ -242,7 +240,7 @@ def share_kernels(step: Step, relevance: Tensor) -> Shares:
     return Shares({0: shares}, absorbed)
 
 
-_declare(
+declare(
     "kernel_machine",
     kernel_machine,
     lambda x, support, coefficients, *rest: x.new_empty((x.shape[0], coefficients.shape[0])),
@@ -267,7 +265,7 @@ def share_monomials(step: Step, relevance: Tensor) -> Shares:
     return Shares({0: relevance @ share}, {"constant": step.account(kept)})
 
 
-_declare("monomials", monomials, _wide, Operation("activation", share_monomials, "inputs"))
+declare("monomials", monomials, _wide, Operation("activation", share_monomials, "inputs"))
 
 
 def one_hot(x: Tensor, column: Tensor, category: Tensor) -> Tensor:
@@ -281,4 +279,4 @@ def share_one_hot(step: Step, relevance: Tensor) -> Shares:
     return Shares({0: torch.zeros_like(x).index_add(1, step.args[1], relevance)})
 
 
-_declare("one_hot", one_hot, _wide, Operation("activation", share_one_hot, "inputs"))
+declare("one_hot", one_hot, _wide, Operation("activation", share_one_hot, "inputs"))
