@@ -194,6 +194,30 @@ def test_initial_states_get_relevance_as_inputs_and_an_account_as_constants() ->
     assert maxrel(*(relprop.explain(model, x, 1).relevance for model in (zero, twin))) <= SAME
 
 
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_states_in_the_form_of_the_layer_are_taken_as_they_are(batch: int) -> None:
+    """(layers, B, H): the samples lie in the second dimension, also where as many layers as samples are given."""
+
+    class Stateful(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = nn.LSTM(3, 4, 2, batch_first=True), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor, h: Tensor, c: Tensor) -> Tensor:
+            return self.head(self.layer(x, (h, c))[0][:, -1])
+
+    model, inputs = (
+        Stateful().double().eval(),
+        (normal(batch, 4, 3), normal(2, batch, 4), normal(2, batch, 4)),
+    )
+    together = relprop.explain(model, inputs, 1)
+    apart = relprop.explain(model, inputs, 1, batch_size=1)
+    assert [r.shape for r in together.relevance] == [x.shape for x in inputs]
+    assert "constant" not in together.audit.absorbed and together.audit.closes
+    for one, two in zip(together.relevance, apart.relevance, strict=True):
+        assert maxrel(one, two) <= SAME and bool(one.any())
+
+
 def test_lrp_all_without_stabiliser_is_gradient_times_input_with_gates_held() -> None:
     """Propagation sheet, 6.1: gates, tanh(c)/c and tanh(g)/g are constants."""
     model, x = Reader("LSTM", bias=False), normal(2, 4, 3)

@@ -31,6 +31,9 @@ from relprop.engine.standins import StandIns
 from relprop.engine.tape import place_of, tensors_of, trace
 from relprop.errors import CaptureError, InvalidInput, RelpropError
 
+States = frozenset[tuple[int, int]]
+"""Sizes of recurrent layers' states, (layers · directions, width)."""
+
 
 def capture(
     model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], again: bool = False, free: bool = False
@@ -44,21 +47,21 @@ def capture(
     for accepts, frontend in FRONTENDS:
         if accepts(model):
             graph = from_call(model, args, kwargs) if again else frontend(model, args, kwargs, free)
-            return dataclasses.replace(graph, shared=_shared(graph, pytree.tree_leaves((args, kwargs))))
+            return dataclasses.replace(graph, shared=_shared(graph, args, kwargs, states_of(model)))
     raise InvalidInput(
         f"model: {type(model).__name__} is not something relprop can read\n"
         "  do: give a torch.nn.Module, an exported program, a Keras model, or a file (.pt2, .onnx, .keras, .pt)"
     )
 
 
-def _shared(graph: Graph, leaves: list[Any]) -> frozenset[str]:
+def _shared(graph: Graph, args: tuple[Any, ...], kwargs: dict[str, Any], states: States) -> frozenset[str]:
     """The inputs whose first size is not the number of samples: masks, grids, embeddings of all classes."""
-    size = batch_size(leaves)
+    axes = batch_axes((args, kwargs), states)
 
     def counts(node: Node) -> bool:
         if graph.batched:
             return isinstance(node.meta, Meta) and bool(node.meta.batch)
-        return _has_batch(leaves[int(node.origin)], size)
+        return axes[int(node.origin)] is not None
 
     return frozenset(node.name for node in graph.nodes if node.kind == "input" and not counts(node))
 
@@ -103,15 +106,11 @@ def _mixes(graph: Graph) -> bool:
 
 def _apart(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether two samples get the outputs that each gets alone: then they can be explained one by one."""
-    pair = samples((args, kwargs), 2)
-    size = batch_size((args, kwargs))
+    states = states_of(model)
+    pair, axes = samples((args, kwargs), 2, states), batch_axes((args, kwargs), states)
 
     def alone(index: int) -> Any:
-        given = pytree.tree_map(
-            lambda leaf, own: leaf[index : index + 1].clone() if _has_batch(own, size) else leaf,
-            pair,
-            (args, kwargs),
-        )
+        given = map_samples(lambda leaf, axis: leaf.narrow(axis, index, 1).clone(), pair, axes)
         return pytree.tree_leaves(run_isolated(model, *given))
 
     try:
@@ -145,14 +144,14 @@ def from_export(
 ) -> Graph:
     """Capture a module by torch.export with two samples (a dynamic batch) or with one; with `free`, torch.export is
     asked which lengths of sequences it can leave open."""
-    size = batch_size((args, kwargs))
-    batched = [_has_batch(leaf, size) for leaf in pytree.tree_leaves((args, kwargs))]
-    args, kwargs = samples((args, kwargs), count)
+    states = states_of(model)
+    axes = batch_axes((args, kwargs), states)
+    args, kwargs = samples((args, kwargs), count, states)
     kwargs = without_cache(model, kwargs)
-    batched += [False] * (len(pytree.tree_leaves((args, kwargs))) - len(batched))
+    axes += [None] * (len(pytree.tree_leaves((args, kwargs))) - len(axes))
     shapes = ShapesCollection()  # type: ignore[no-untyped-call]
-    for leaf, counts in zip(pytree.tree_leaves((args, kwargs)), batched, strict=True):
-        open_ = {0: Dim.AUTO} if counts and count > 1 else {}
+    for leaf, axis in zip(pytree.tree_leaves((args, kwargs)), axes, strict=True):
+        open_ = {axis: Dim.AUTO} if axis is not None and count > 1 else {}
         open_ |= dict.fromkeys(_lengths(leaf) if free else (), Dim.AUTO)
         if open_:
             shapes[leaf] = open_
@@ -163,7 +162,7 @@ def from_export(
             )
         except Exception as error:
             raise CaptureError(first_line(error)) from error
-    return _live(graph_of(program, batched), model)
+    return _live(graph_of(program, [axis == 0 for axis in axes]), model)
 
 
 def _lengths(leaf: Any) -> range:
@@ -242,7 +241,7 @@ def from_script(
 
 def from_call(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
     """Capture the operations of one call with the first sample: they hold for that sample."""
-    args, kwargs = samples((args, kwargs), 1)
+    args, kwargs = samples((args, kwargs), 1, states_of(model))
     return trace(model, args, without_cache(model, kwargs))
 
 
@@ -329,19 +328,20 @@ def load_program(path: str | Path) -> ExportedProgram:
         ) from error
 
 
-def samples(structure: Any, count: int) -> Any:
-    """The same inputs with `count` samples (the first ones, repeated where there are too few)."""
+def samples(structure: Any, count: int, states: States = frozenset()) -> Any:
+    """The same inputs with `count` samples (the first ones, repeated where there are too few).
+
+    `states`: recurrent layers' states, which have the samples in their second dimension (`states_of`).
+    """
     size = batch_size(structure)
 
-    def take(leaf: Any) -> Any:
-        if not _has_batch(leaf, size):
-            return leaf
+    def take(leaf: torch.Tensor, axis: int) -> torch.Tensor:
         leaf = leaf.detach()
-        if size >= count:
-            return leaf[:count].clone()
-        return leaf.repeat((-(-count // size),) + (1,) * (leaf.dim() - 1))[:count].clone()
+        if size < count:
+            leaf = torch.cat([leaf] * -(-count // size), axis)
+        return leaf.narrow(axis, 0, count).clone()
 
-    return pytree.tree_map(take, structure)
+    return map_samples(take, structure, batch_axes(structure, states))
 
 
 def batch_size(structure: Any) -> int:
@@ -351,6 +351,39 @@ def batch_size(structure: Any) -> int:
         if isinstance(leaf, torch.Tensor) and leaf.dim():
             return int(leaf.shape[0])
     return 1
+
+
+def states_of(model: Any) -> States:
+    """The initial states of a model's recurrent layers, (layers · directions, B, width): all their sizes but B."""
+    if not isinstance(model, torch.nn.Module):
+        return frozenset()
+    layers = [module for module in model.modules() if isinstance(module, torch.nn.RNNBase)]
+    return frozenset(
+        (layer.num_layers * (2 if layer.bidirectional else 1), width)
+        for layer in layers
+        for width in (layer.hidden_size, layer.proj_size)
+    )
+
+
+def batch_axes(structure: Any, states: States = frozenset(), size: int | None = None) -> list[int | None]:
+    """The dimension of each leaf that counts samples: the first, the second of a recurrent layer's state, or none."""
+    size, leaves = batch_size(structure) if size is None else size, pytree.tree_leaves(structure)
+    first = next((i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor) and leaf.dim()), 0)
+
+    def is_state(index: int, leaf: Any) -> bool:
+        solid = isinstance(leaf, torch.Tensor) and leaf.dim() == 3 and leaf.is_floating_point()
+        return index != first and solid and leaf.shape[1] == size and (leaf.shape[0], leaf.shape[2]) in states
+
+    return [
+        1 if is_state(i, leaf) else 0 if _has_batch(leaf, size) else None for i, leaf in enumerate(leaves)
+    ]
+
+
+def map_samples(take: Callable[[torch.Tensor, int], Any], structure: Any, axes: Sequence[int | None]) -> Any:
+    """The structure with take(leaf, axis) for every leaf that counts samples along an axis."""
+    leaves, spec = pytree.tree_flatten(structure)
+    pairs = zip(leaves, axes, strict=True)
+    return pytree.tree_unflatten([leaf if axis is None else take(leaf, axis) for leaf, axis in pairs], spec)
 
 
 def _has_batch(leaf: Any, size: int) -> bool:

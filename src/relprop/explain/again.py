@@ -46,7 +46,8 @@ class Again:
 
     def sample(self, index: int) -> Again:
         """The same for one sample."""
-        args, kwargs = slice_batch((self.args, self.kwargs), self.batch, index, index + 1)
+        states = capturing.states_of(self.explainer.model)
+        args, kwargs = slice_batch((self.args, self.kwargs), self.batch, index, index + 1, states)
         target = slice_target(self.target, self.batch, index, index + 1, rank_of(self.captured.graph))
         return dataclasses.replace(self, args=args, kwargs=kwargs, target=target, score=None)
 

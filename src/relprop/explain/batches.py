@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from relprop.engine import audit as accounts
+from relprop.engine import capture as capturing
 from relprop.engine.graph import Graph, Meta, meta_of
 from relprop.errors import InvalidInput
 from relprop.explain.inputs import Inputs
@@ -44,16 +45,15 @@ def free_memory(device: torch.device) -> int:
     return 8 * 1024**3
 
 
-def slice_batch(structure: Any, batch: int, start: int, stop: int) -> Any:
-    """The samples from start to stop of every tensor that has the batch first."""
+def slice_batch(
+    structure: Any, batch: int, start: int, stop: int, states: capturing.States = frozenset()
+) -> Any:
+    """The samples from start to stop of every tensor that has the batch first, and of recurrent layers' states."""
     if start == 0 and stop == batch:
         return structure
 
-    def take(leaf: Any) -> Any:
-        batched = isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == batch
-        return leaf[start:stop] if batched else leaf
-
-    return pytree.tree_map(take, structure)
+    axes = capturing.batch_axes(structure, states, batch)
+    return capturing.map_samples(lambda leaf, axis: leaf.narrow(axis, start, stop - start), structure, axes)
 
 
 def slice_target(target: Target, batch: int, start: int, stop: int, rank: int) -> Target:
@@ -148,7 +148,8 @@ def _of_inputs(relevance: Any, parts: list[Explanation], inputs: Inputs) -> Any:
     joined, spec = pytree.tree_flatten(relevance)
     result: list[Any] = []
     for whole, pieces in zip(joined, columns, strict=True):
-        if isinstance(whole, Tensor) and whole.shape != next(given).shape:
-            whole = torch.stack(pieces).sum(0)
+        if isinstance(whole, Tensor) and whole.shape != (shape := next(given).shape):
+            turned = torch.cat(pieces, 1) if whole.dim() == 3 else whole  # states (layers, B, H)
+            whole = turned if turned.shape == shape else torch.stack(pieces).sum(0)
         result.append(whole)
     return pytree.tree_unflatten(result, spec)

@@ -153,7 +153,7 @@ def _capture(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], again: b
         return capturing.capture(model, args, kwargs, again, free)
     except (CaptureError, UnsupportedOperation):
         if isinstance(model, torch.nn.Module):
-            run_eagerly(model, *capturing.samples((args, kwargs), 1))
+            run_eagerly(model, *capturing.samples((args, kwargs), 1, capturing.states_of(model)))
         raise
 
 
@@ -190,7 +190,7 @@ def _verified(model: Any, captured: Captured, args: tuple[Any, ...], kwargs: dic
     if not isinstance(model, torch.nn.Module):
         return True
     count = 2 if captured.graph.batched else 1
-    args, kwargs = capturing.samples((args, kwargs), count)
+    args, kwargs = capturing.samples((args, kwargs), count, capturing.states_of(model))
     copies = pytree.tree_map(_copy, (args, capturing.without_cache(model, kwargs)))
     expected = [leaf for leaf in pytree.tree_leaves(run_eagerly(model, *copies)) if isinstance(leaf, Tensor)]
     if len(captured.graph.outputs()) < len(expected):

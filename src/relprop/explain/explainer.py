@@ -215,7 +215,9 @@ class Explainer:
         elif self.batch_size is None:
             size = min(batch, fitting(captured.graph, (args, kwargs)))
         for start in range(0, batch, size):
-            part_args, part_kwargs = slice_batch((args, kwargs), batch, start, min(start + size, batch))
+            part_args, part_kwargs = slice_batch(
+                (args, kwargs), batch, start, min(start + size, batch), capturing.states_of(self.model)
+            )
             part_targets = [
                 slice_target(target, batch, start, min(start + size, batch), rank_of(captured.graph))
                 for target in targets
