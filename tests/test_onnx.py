@@ -273,8 +273,8 @@ def test_an_export_has_the_relevance_of_the_model(
         torch.testing.assert_close(found.output, expected.output, rtol=1e-4, atol=1e-5)
         scale = float(expected.relevance.abs().max())
         assert float((found.relevance - expected.relevance).abs().max()) <= 1e-4 * scale
-        alone = relprop.explain(converted, x[:1], target[:1], rules)
-        torch.testing.assert_close(alone.relevance, found.relevance[:1], rtol=1e-3, atol=1e-4 * scale)
+    alone = relprop.explain(converted, x[:1], target[:1], rules)
+    torch.testing.assert_close(alone.relevance, found.relevance[:1], rtol=1e-3, atol=1e-4 * scale)
 
 
 @pytest.mark.parametrize("kind", [nn.GRU, nn.RNN, nn.LSTM])

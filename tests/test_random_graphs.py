@@ -208,12 +208,13 @@ def made(drawn: Drawn) -> tuple[Random, Tensor]:
     phases=(Phase.generate,),
     suppress_health_check=list(HealthCheck),
 )
-@given(programs, st.sampled_from(RULES), st.integers(0, 3))
+@given(programs, st.sampled_from(RULES), st.integers(0, 6))
 def test_the_promises_hold_for_random_networks(drawn: Drawn, rules: str, precision: int) -> None:
     model, x = made(drawn)
     explainer = relprop.Explainer(model, rules)
     weights = torch.randn(SAMPLES, OUTPUTS, dtype=torch.float64)
-    found, again, scaled = explainer.explain_targets(x, [weights, weights, -2.5 * weights])
+    found, again = explainer(x, weights), explainer(x, weights)
+    joint, scaled = explainer.explain_targets(x, [weights, -2.5 * weights])
     audit: Any = found.audit
     size = torch.stack([audit.score.abs(), audit.magnitude, torch.ones(SAMPLES)]).amax(0)
     context = f"{model.names} {rules}"
@@ -222,6 +223,7 @@ def test_the_promises_hold_for_random_networks(drawn: Drawn, rules: str, precisi
     torch.testing.assert_close(audit.score, (weights * model(x)).sum(1).detach())
     assert torch.equal(found.relevance, again.relevance), context
     loose = 1e-9 * float(size.max())
+    torch.testing.assert_close(joint.relevance, found.relevance, rtol=1e-7, atol=loose, msg=context)
     torch.testing.assert_close(scaled.relevance, -2.5 * found.relevance, rtol=1e-7, atol=loose, msg=context)
     single = explainer(x[1:2], weights[1:2])
     torch.testing.assert_close(single.relevance, found.relevance[1:2], rtol=1e-6, atol=loose, msg=context)
