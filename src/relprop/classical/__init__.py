@@ -39,7 +39,12 @@ _FILLED = (clusters, compose, linear, local, machines, mixtures, transformers, w
 
 
 def to_module(
-    estimator: Any, *, reference: Any = None, beta: float | None = None, soft: bool | None = None
+    estimator: Any,
+    *,
+    reference: Any = None,
+    beta: float | None = None,
+    soft: bool | None = None,
+    normalised: bool | None = None,
 ) -> Network:
     """The network that computes a fitted estimator's score, a float64 module in eval mode.
 
@@ -51,6 +56,8 @@ def to_module(
             the minimum goes by softmin(β h). Default: 1/|f|, each sample's own evidence (a mixture: 1).
             float("inf"): the nearest takes all.
         soft: of a clustering, the evidence itself is a soft minimum, −β⁻¹ log Σ exp(−β h).
+        normalised: of a one-class SVM with a Gaussian or Laplacian kernel, its coefficients count as shares of 1, so
+            that the score is a distance: never negative, larger than −γ⁻¹ log `score_samples` by γ⁻¹ log Σ α.
 
     Returns:
         A `Network`: features (B, D) to scores, (B,) or (B, C). Explained as it is, give it `rules=relprop.classical.RULES`.
@@ -59,4 +66,4 @@ def to_module(
         UnsupportedEstimator: the estimator or a step of it has no rewriting.
         InvalidInput: it is not fitted, or an option is none of its own.
     """
-    return rewritten(estimator, reference, beta=beta, soft=soft).network
+    return rewritten(estimator, reference, beta=beta, soft=soft, normalised=normalised).network

@@ -194,11 +194,12 @@ def one_class(fitted: Any, place: Place) -> Score:
         place.then(Flatten())
         return Score("outlier", lambda x: -fitted.decision_function(x))
     place.then(Distances(kernel.support - place.origin(), power=power), len(alpha))
-    place.then(Soften(kernel.gamma, alpha.log() / kernel.gamma), 1)
+    whole = float(alpha.sum()) if place.asked("normalised", False) else 1.0
+    place.then(Soften(kernel.gamma, (alpha / whole).log() / kernel.gamma), 1)
 
     def own(x: Any) -> Any:
         with np.errstate(divide="ignore"):
-            return -np.log(fitted.score_samples(x)) / kernel.gamma
+            return -np.log(fitted.score_samples(x) / whole) / kernel.gamma
 
     return Score("outlier", own)
 
