@@ -17,8 +17,8 @@ from relprop.errors import (
 )
 from relprop.explain import Condition, Explainer, clear_cache, explain
 from relprop.explanation import Explanation
-from relprop.inside import bilrp, maximise
 from relprop.generation import Generation, explain_generation
+from relprop.inside import bilrp, maximise
 from relprop.methods import methods
 
 __version__ = "0.1.0"
