@@ -4,8 +4,8 @@ the pixels called relevant matter.
     python studies/classical_images.py --fashion /usr/share/datasets/fashion-mnist --boxes BOXES [--pictures FOLDER]
 
 Fashion-MNIST is the Debian package dataset-fashion-mnist. BOXES is a folder with boxes.csv (file, class_name, x0, y0, x1, y1)
-and images/. Crops are of the ten classes with most boxes, grey, 64 × 64, photographs apart in training and test; three
-quarters of them are persons, so that the question is: a person, or one of the other nine. Blocks of
+and images/. Crops are of the ten classes with most boxes, grey, 64 × 64, photographs apart in training and test; most
+of them are persons, so that the question is: a person, or one of the other nine. Blocks of
 pixels are set to the image's mean in the order of their relevance and at random; the figure is the mean part of the
 score that is left over the first quarter of the blocks, with the interval of 95 % from 2000 resamples.
 """

@@ -111,6 +111,9 @@ CLUSTERS: dict[str, Make] = {
         )
         for kind in ("full", "tied", "diag", "spherical")
     },
+    "BayesianGaussianMixture": lambda: mixture.BayesianGaussianMixture(
+        n_components=3, random_state=0, reg_covar=1e-2
+    ),
 }
 
 

@@ -167,8 +167,6 @@ def kernel_clusters(given: KernelKMeans, place: Place) -> Score:
 def mixture(fitted: Any, place: Place) -> Score:
     """The log-odds of each component: −log Σ over k ≠ c of exp(−h_k), h_k = log π_c N_c − log π_k N_k."""
     _enough(fitted, fitted.n_components)
-    if type(fitted).__name__ != "GaussianMixture":
-        raise refuse(fitted, "its components have no closed density")
     own, other = _all_rivals(fitted.n_components)
     add_quadratics(fitted, place)
     place.options.setdefault("beta", 1.0)

@@ -39,9 +39,7 @@ def add_quadratics(fitted: Any, place: Place) -> None:
         "tied": lambda: given.expand(count, width, width),
         "full": lambda: given,
     }[fitted.covariance_type]()
-    full = precision.dim() == 3
-    logdet = torch.linalg.slogdet(precision)[1] if full else precision.log().sum(1)
-    constant = -tensor(fitted.weights_).log() - logdet / 2 + width / 2 * float(np.log(2 * np.pi))
+    constant = -tensor(np.diag(fitted._estimate_weighted_log_prob(fitted.means_)))  # what it is at each mean
     place.then(Distances(means - place.origin(), precision.contiguous() / 2), count)
     place.then(Shift(reference=constant), count)
     place.reference = None
@@ -50,10 +48,8 @@ def add_quadratics(fitted: Any, place: Place) -> None:
 @estimator("Density")
 def density(given: Density, place: Place) -> Score:
     """−log p(x), the soft minimum of the components' −log π_k N_k."""
-    if type(given.mixture).__name__ != "GaussianMixture":
-        raise refuse(
-            given.mixture, "is no GaussianMixture", "give relprop.classical.Density a GaussianMixture"
-        )
+    if not hasattr(given.mixture, "precisions_"):
+        raise refuse(given.mixture, "is no fitted GaussianMixture", "give relprop.classical.Density one")
     add_quadratics(given.mixture, place)
     place.then(Soften(1.0), 1)
     return Score("outlier", lambda x: -given.mixture.score_samples(x))
