@@ -842,7 +842,7 @@ EMBEDDINGS: DICT = {
             lambda i, w, p=p, mode=mode: F.embedding_bag(i, w, mode=mode, padding_idx=p),
             **on(4, draw=ids),
             weights=((5, 3),),
-            also=("aten.view.default",),
+            also=("aten.reshape.default",),
         )
         for mode, p in (("sum", None), ("mean", None), ("sum", 0), ("mean", 0))
     ],
@@ -851,7 +851,7 @@ EMBEDDINGS: DICT = {
             lambda i, w: aten.embedding_bag(w, i.reshape(-1), 4 * torch.arange(i.shape[0]))[0],
             **on(4, draw=ids),
             weights=((5, 3),),
-            also=("aten.view.default",),
+            also=("aten.reshape.default",),
         )
     ],
     "aten._embedding_bag.default": [
@@ -859,7 +859,7 @@ EMBEDDINGS: DICT = {
             lambda i, w: aten._embedding_bag(w, i.reshape(-1), 4 * torch.arange(i.shape[0]), False, 1)[0],
             **on(4, draw=ids),
             weights=((5, 3),),
-            also=("aten.view.default",),
+            also=("aten.reshape.default",),
         )
     ],
 }

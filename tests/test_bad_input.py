@@ -76,10 +76,6 @@ def test_inputs_that_hold_no_tensor(net: nn.Module, given: Any, name: str) -> No
     refused(lambda: relprop.explain(net, given), "inputs", name, "torch.Tensor")
 
 
-def test_inputs_that_are_an_array_of_numpy(net: nn.Module, x: Tensor) -> None:
-    refused(lambda: relprop.explain(net, x.numpy()), "inputs", "ndarray", "torch.Tensor")
-
-
 @pytest.mark.parametrize("shape", [(2, 3, 4, 4), (2, 2, 5, 4), (2, 32), (2,)])
 def test_inputs_of_a_shape_that_the_model_does_not_take(net: nn.Module, shape: tuple[int, ...]) -> None:
     given = torch.ones(shape, dtype=torch.float64)

@@ -228,6 +228,7 @@ import numpy as np
 from scipy import sparse
 from sklearn.linear_model import SGDClassifier
 import relprop
+imports = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 rng = np.random.default_rng(0)
 rows, columns, each = 10_000, 100_000, 100
 x = sparse.csr_array(
@@ -243,10 +244,10 @@ model = SGDClassifier(max_iter=1, tol=None).fit(x[:500], np.arange(500) % 2)
 r = relprop.explain(model, x).relevance
 assert r.shape == (rows, columns)
 assert np.allclose(r.values(), x.data * model.coef_[0, x.indices])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - imports) // 1024)
 """
 
 
 def test_hundred_thousand_features_of_ten_thousand_documents_stay_under_a_gigabyte() -> None:
     done = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 1000
+    assert int(done.stdout) < 600  # MB beyond the imports, which take 0.5 to 0.9 GB by the build of torch

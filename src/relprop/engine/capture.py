@@ -84,6 +84,8 @@ def from_module(
         except CaptureError as error:
             reason = str(error)
             continue
+        if lengths and count > 1 and _mixes(graph):  # a length that is open can be taken for the batch
+            continue
         if count == 1 or (graph.batched and not (_mixes(graph) and _apart(model, args, kwargs))):
             return graph
     try:
