@@ -90,8 +90,13 @@ def _send(pipe: Any, library: str, family: str) -> None:
 
 
 def run(work: list[tuple[str, str]], timeout: float, workers: int, keep: Any) -> None:
-    """Every piece of work in a fork of this process, `workers` at a time; `keep(library, family, row)` takes results."""
-    fork = multiprocessing.get_context("fork")
+    """Every piece of work in a process of its own, `workers` at a time; `keep(library, family, row)` takes results.
+
+    They are forks of a server that has loaded the libraries and computed nothing: autograd cannot be forked once it has
+    run.
+    """
+    fork = multiprocessing.get_context("forkserver")
+    fork.set_forkserver_preload(["relprop", "torch.export", *{library for library, _ in work}])
     waiting, running = collections.deque(work), []
     while waiting or running:
         while waiting and len(running) < workers:
@@ -119,18 +124,6 @@ def run(work: list[tuple[str, str]], timeout: float, workers: int, keep: Any) ->
             keep(library, family, row)
         running = still
         time.sleep(0.02)
-
-
-def warm(libraries: list[str]) -> None:
-    """Load once what every family would load: the forks of this process have it."""
-    relprop.explain(torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU()).eval(), torch.randn(2, 3))
-    for library in libraries:
-        for family in TYPICAL[library]:
-            outcome(library, family)
-
-
-TYPICAL = {"torchvision": ["alexnet"], "timm": ["convnext"], "transformers": ["llama", "vit"]}
-"""Families whose code the others share."""
 
 
 def main() -> int:
@@ -165,8 +158,6 @@ def main() -> int:
         )
         print(f"{library:12} {family:28} {row['result']:10} {shown}", flush=True)
 
-    if work:
-        warm(sorted({library for library, _ in work}))
     run(work, given.timeout, given.workers, keep)
     print(totals(results))
     if given.write:
