@@ -685,7 +685,13 @@ def test_ctrl_c_ends_a_process_without_a_traceback(here: Path) -> None:
     path = {**os.environ, "PYTHONPATH": SOURCE, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "relprop", "explain", "photos", *OWN, "--batch-size", "1"]
     running = subprocess.Popen(
-        command, cwd=here, env=path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command,
+        cwd=here,
+        env=path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests may run where it is ignored
     )
     maps = here / "relprop-heatmaps"
     deadline = time.monotonic() + 120
