@@ -80,7 +80,9 @@ def sums(count: int, length: int, task: str, seed: int) -> Sums:
     return Sums(torch.stack([numbers, marks], 2), a, b, numbers[every, a] + TASKS[task] * numbers[every, b])
 
 
-def trained(task: str, seed: int = 0, tries: int = 12, progress: Callable[[str], None] | None = None) -> Adder:
+def trained(
+    task: str, seed: int = 0, tries: int = 12, progress: Callable[[str], None] | None = None
+) -> Adder:
     """An LSTM whose mean squared error at a task is below 1e-3 on new sequences of length 8.
 
     1000 sequences for each length from 4 to 10; Adam at 0.02, batches of 128 of one length, 3500 steps, the rate cut to 0.3 of
@@ -167,7 +169,10 @@ def arithmetic(
             if progress is not None:
                 progress(f"{task}: {method.name}")
             explain = steps_occluded if method.name == "occlusion" else method.explain
-            columns = [torch.cat(column) for column in zip(*(_measured(explain, model, part) for part in tests), strict=True)]
+            columns = [
+                torch.cat(column)
+                for column in zip(*(_measured(explain, model, part) for part in tests), strict=True)
+            ]
             results.append(Agreement(task, method.name, *agreement(*columns[:5]), float(columns[5].mean())))
     return results
 
@@ -180,7 +185,14 @@ def _measured(explain: Callable[[Any, Any, Any], Any], model: Adder, part: Sums)
     with torch.no_grad():
         score = model(part.x)[:, 0].to(torch.float64)
     others = relevance.abs().sum(1) - r_a.abs() - r_b.abs()
-    return part.x[every, part.a, 0], part.x[every, part.b, 0], r_a, r_b, others, (relevance.sum(1) - score).abs()
+    return (
+        part.x[every, part.a, 0],
+        part.x[every, part.b, 0],
+        r_a,
+        r_b,
+        others,
+        (relevance.sum(1) - score).abs(),
+    )
 
 
 def steps_occluded(model: Any, x: Tensor, target: Any) -> Tensor:
@@ -188,5 +200,7 @@ def steps_occluded(model: Any, x: Tensor, target: Any) -> Tensor:
     batch, length, _ = x.shape
     gone = torch.eye(length, dtype=torch.bool, device=x.device).repeat(batch, 1)[:, :, None]
     with torch.no_grad():
-        lost = model(x)[:, :1] - model(x.repeat_interleave(length, 0).masked_fill(gone, 0.0))[:, 0].reshape(batch, length)
+        lost = model(x)[:, :1] - model(x.repeat_interleave(length, 0).masked_fill(gone, 0.0))[:, 0].reshape(
+            batch, length
+        )
     return torch.cat([lost[:, :, None], torch.zeros_like(x[:, :, 1:])], 2)
