@@ -5,30 +5,138 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
-CONFIGS: dict[str, dict[str, Any] | Callable[[], Any]] = {}
+_MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 16}
+_ROUTED = {
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 1,
+    "n_group": 1,
+    "topk_group": 1,
+}
+_WIDE = {"encoder_hidden_dim": 256, "d_model": 256, "hidden_dim": 256}
+_SWIN = {"image_size": 224}
+
+CONFIGS: dict[str, dict[str, Any] | Callable[[], Any]] = {
+    "align": {"projection_dim": 640},
+    "bailing_hybrid": {"n_group": 1, "topk_group": 1, "num_experts": 4, "num_experts_per_tok": 2},
+    "bamba": _MAMBA,
+    "chmv2": {"backbone_config": {"num_hidden_layers": 24}},
+    "d_fine": _WIDE,
+    "deepseek_v2": _ROUTED,
+    "deimv2": _WIDE,
+    "depth_anything": {"backbone_config": {"num_hidden_layers": 12}},
+    "donut-swin": _SWIN,
+    "dots1": _ROUTED,
+    "dpt": {"num_hidden_layers": 12},
+    "efficientnet": {"hidden_dim": 2560},
+    "esm": {"vocab_size": 64, "mask_token_id": 3, "pad_token_id": 1},
+    "gemma3": {"mm_tokens_per_image": 4},
+    "granitemoehybrid": _MAMBA,
+    "jamba": {
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "expert_layer_period": 2,
+        "expert_layer_offset": 1,
+    },
+    "kimi_linear": {"num_expert_group": 1, "topk_group": 1, "n_group": 1},
+    "layoutlmv3": {"coordinate_size": 12, "shape_size": 8},
+    "lilt": {"hidden_size": 96},
+    "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 2},
+    "maskformer-swin": _SWIN,
+    "nemotron": {"num_key_value_heads": 2},
+    "perceiver": {
+        "max_position_embeddings": 12,
+        "num_latents": 8,
+        "qk_channels": 32,
+        "v_channels": 64,
+    },
+    "pp_doclayout_v2": _WIDE,
+    "pp_doclayout_v3": _WIDE,
+    "prompt_depth_anything": {"backbone_config": {"num_hidden_layers": 12}},
+    "recurrent_gemma": {"num_hidden_layers": 3},
+    "reformer": {
+        "axial_pos_embds_dim": [32, 32],
+        "axial_pos_shape": [16, 8],
+        "attn_layers": ["local", "local"],
+    },
+    "rt_detr": _WIDE,
+    "rt_detr_v2": _WIDE,
+    "shieldgemma2": {"mm_tokens_per_image": 4},
+    "swin": _SWIN,
+    "swinv2": _SWIN,
+    "tipsv2_dpt": {"backbone_config": {"num_hidden_layers": 12}},
+    "wav2vec2-bert": {"vocab_size": 64},
+    "wav2vec2-conformer": {"vocab_size": 64},
+    "xlstm": {"chunk_size": 4},
+    "xmod": {"default_language": "en_XX"},
+    "zamba2": {
+        "n_mamba_heads": 8,
+        "mamba_headdim": 16,
+        "attention_hidden_size": 128,
+        "attention_head_dim": 32,
+    },
+    "zoedepth": {"backbone_config": {"num_hidden_layers": 24}},
+}
 """Settings by model type, by part of the configuration; or a function that makes the configuration."""
 
-HEADS: dict[str, str] = dict.fromkeys(
-    (
-        "align",
-        "altclip",
-        "chinese_clip",
-        "clap",
-        "clip",
-        "metaclip_2",
-        "siglip",
-        "siglip2",
-        "xclip",
-        "dinov3_vit",
-        "dinov3_convnext",
-    ),
-    "AutoModel",
-)
+_PAIRS = ("align", "altclip", "chinese_clip", "clap", "clip", "metaclip_2", "siglip", "siglip2", "xclip")
+
+HEADS: dict[str, str] = {
+    **dict.fromkeys(_PAIRS, "AutoModel"),  # the similarity of an image (or a sound) and a text
+    "perceiver": "PerceiverForMaskedLM",
+}
 """The class that builds a family where that is not the first head of the list."""
 
-INPUTS: dict[str, Callable[[Any], dict[str, Tensor]]] = {}
+
+def _text(model: Any) -> dict[str, Tensor]:
+    tokens = torch.randint(5, 200, (2, 12))
+    return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+
+
+def _sound(model: Any) -> dict[str, Tensor]:
+    return _text(model) | {
+        "input_features": torch.randn(2, 1, 1001, 64),
+        "is_longer": torch.zeros(2, 1, dtype=torch.bool),
+    }
+
+
+def _patches(model: Any) -> dict[str, Tensor]:
+    config = model.config.vision_config
+    size = config.num_channels * config.patch_size**2
+    return _text(model) | {
+        "pixel_values": torch.randn(2, 16, size),
+        "pixel_attention_mask": torch.ones(2, 16, dtype=torch.long),
+        "spatial_shapes": torch.tensor([[4, 4], [4, 4]]),
+    }
+
+
+def _feature_frames(width: int) -> Callable[[Any], dict[str, Tensor]]:
+    def inputs(model: Any) -> dict[str, Tensor]:
+        return {
+            "input_features": torch.randn(2, 32, width),
+            "decoder_input_ids": torch.randint(5, 60, (2, 6)),
+        }
+
+    return inputs
+
+
+INPUTS: dict[str, Callable[[Any], dict[str, Tensor]]] = {
+    "clap": _sound,
+    "gemma3": _text,
+    "got_ocr2": _text,
+    "modernvbert": _text,
+    "perceiver": lambda model: {"inputs": torch.randint(5, 200, (2, 12))},
+    "seamless_m4t": _feature_frames(160),
+    "seamless_m4t_v2": _feature_frames(160),
+    "shieldgemma2": _text,
+    "siglip2": _patches,
+    "t5gemma2": lambda model: _text(model) | {"decoder_input_ids": torch.randint(5, 200, (2, 6))},
+    "ultravbert": _text,
+    "videoprism": lambda model: _text(model) | {"pixel_values_videos": torch.randn(2, 4, 3, 64, 64)},
+}
 """Inputs by model type, from the model."""
 
 SKIPPED: dict[str, str] = {}

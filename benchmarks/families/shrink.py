@@ -50,6 +50,15 @@ _DEPTHS = (
     "layers",
     "blocks_per_stage",
 )
+_DERIVED = (
+    "transformers_version",
+    "dtype",
+    "id2label",
+    "label2id",
+    "num_labels",
+    "_name_or_path",
+    "architectures",
+)
 _IDS = ("_token_id", "_token_index", "_id")
 
 
@@ -59,13 +68,15 @@ def small(config: PretrainedConfig, **given: Any) -> dict[str, Any]:
     old = {name: getattr(config, name) for name in config.to_dict() if hasattr(config, name)}
     new: dict[str, Any] = {}
     kept = _layers(old)
+    staged = any(
+        isinstance(old.get(name), (list, tuple)) for name in ("depths", "num_heads", "num_attention_heads")
+    )
     spare = iter(range(VOCABULARY - 1, 0, -1))
     for name, value in old.items():
         if isinstance(value, PretrainedConfig):
             own = given.get(name, {})
-            new[name] = {"model_type": value.model_type} | small(
-                value, **(own if isinstance(own, dict) else {})
-            )
+            kept_values = {k: v for k, v in value.to_dict().items() if k not in _DERIVED}
+            new[name] = kept_values | small(value, **(own if isinstance(own, dict) else {}))
         elif isinstance(value, bool) or name.startswith("_"):
             continue
         elif isinstance(value, int) and name.endswith("vocab_size") and value > VOCABULARY:
@@ -74,6 +85,8 @@ def small(config: PretrainedConfig, **given: Any) -> dict[str, Any]:
             new[name] = next(spare)
         elif name == "eos_token_id" and isinstance(value, (list, tuple)):
             new[name] = 2
+        elif staged and name in ("embed_dim", "hidden_size", "hidden_dim"):
+            continue  # the width of the first stage, or one that follows from it
         elif isinstance(value, int) and name in SMALL and value > SMALL[name]:
             new[name] = SMALL[name]
         elif isinstance(value, (list, tuple)) and name in kept[1]:
@@ -89,6 +102,8 @@ def small(config: PretrainedConfig, **given: Any) -> dict[str, Any]:
         new["num_key_value_heads"] = heads
     if "qk_rope_head_dim" in old and "head_dim" in old:  # the heads that rotate
         new["head_dim"] = new.get("qk_rope_head_dim", old["qk_rope_head_dim"])
+    if "head_dim" in old and old["head_dim"] is None and isinstance(heads, int):
+        new["head_dim"] = new.get("hidden_size", old.get("hidden_size")) // heads
     new |= _image(old)
     return new | {
         name: value

@@ -58,6 +58,7 @@ def build(family: str) -> Case:
     head = HEADS.get(family) or heads()[family]
     given = CONFIGS.get(family, {})
     config = given() if callable(given) else smallest(family, **given)
+    config.architectures = config.architectures or []
     kind = getattr(transformers, head)
     model: nn.Module = kind.from_config(config) if head.startswith("Auto") else kind(config)
     model.eval()
@@ -66,23 +67,42 @@ def build(family: str) -> Case:
         if weight.dim() > 1 and weight.is_floating_point() and 0 < float(weight.detach().std()) < 0.03:
             weight.data.mul_(4)
     inputs, hidden = inputs_of(family, model)
+    features = inputs.get("input_features")
+    if features is not None and features.dim() == 3 and family not in INPUTS and not _runs(model, inputs):
+        inputs["input_features"] = features.mT.contiguous()  # steps first, where the other order does not run
     steady(model, lambda: model(**inputs))
     with torch.no_grad():
         target = target_of(model(**inputs), hidden)
     return Case(type(model).__name__, model, inputs, target, hidden)
 
 
+def _runs(model: nn.Module, inputs: dict[str, Tensor]) -> bool:
+    try:
+        with torch.no_grad():
+            model(**inputs)
+    except Exception:
+        return False
+    return True
+
+
+def vocabulary(model: Any) -> int:
+    """How many tokens the model knows, less those that could mean something else."""
+    table = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    size = getattr(table, "num_embeddings", VOCABULARY)
+    return min(size, VOCABULARY) - (56 if size >= VOCABULARY else 2)
+
+
 def inputs_of(family: str, model: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Random inputs by the names in the signature of `forward`, and where masks hide tokens."""
     names = list(inspect.signature(model.forward).parameters)
-    make: Callable[[Any], dict[str, Tensor]] | None = INPUTS.get(family)
-    if make is not None:
-        return make(model), {}
+    own: Callable[[Any], dict[str, Tensor]] | None = INPUTS.get(family)
+    if own is not None:
+        return own(model), {}
     main, config = model.main_input_name, model.config
     inputs: dict[str, Tensor] = {}
     hidden: dict[str, Tensor] = {}
     if main == "input_ids" or ("pixel_values" in names and "input_ids" in names):
-        inputs["input_ids"] = torch.randint(5, VOCABULARY - 56, (2, TOKENS))
+        inputs["input_ids"] = torch.randint(5, vocabulary(model), (2, TOKENS))
         if "attention_mask" in names:
             mask = torch.ones(2, TOKENS, dtype=torch.long)
             left = "CausalLM" in type(model).__name__ or "LMHead" in type(model).__name__
@@ -91,11 +111,13 @@ def inputs_of(family: str, model: Any) -> tuple[dict[str, Tensor], dict[str, Ten
             inputs["attention_mask"] = mask
             hidden["input_ids"] = mask == 0
     if main != "input_ids":
-        inputs[main] = SHAPES[main](config) if main in SHAPES else torch.randn(2, 64, 64)
+        video = main == "pixel_values" and any(hasattr(config, n) for n in ("num_frames", "tubelet_size"))
+        make = _frames if video else SHAPES.get(main, lambda config: torch.randn(2, 64, 64))
+        inputs[main] = make(config)
     elif "pixel_values" in names and "Causal" not in type(model).__name__:
         inputs["pixel_values"] = pixels(config)
     if getattr(config, "is_encoder_decoder", False) and "decoder_input_ids" in names:
-        inputs["decoder_input_ids"] = torch.randint(5, VOCABULARY - 56, (2, STEPS))
+        inputs["decoder_input_ids"] = torch.randint(5, vocabulary(model), (2, STEPS))
     if "bbox" in names:
         corner = torch.randint(0, 60, (2, TOKENS, 2))
         inputs["bbox"] = torch.cat([corner, corner + torch.randint(1, 30, (2, TOKENS, 2))], -1)
