@@ -26,7 +26,8 @@ from relprop.cli.options import (
 )
 from relprop.data import DEMO, Preprocessing, open_photograph, photographs_in
 from relprop.errors import InvalidInput
-from relprop.evaluate import digits
+from relprop.evaluate import digits, scenes
+from relprop.evaluate.arithmetic import Agreement, arithmetic
 from relprop.evaluate.cases import Data
 from relprop.evaluate.compare import HEAD, METHODS, Comparison, compare, headline
 from relprop.evaluate.perturb import experiment
@@ -43,6 +44,10 @@ DEFAULT = Protocol(
     {"replacement": "uniform", "draws": 5, "score": "logit"},
 )
 """What is done where no protocol is named."""
+
+
+LOCALISED = ("relevance_mass", "relevance_rank", "pointing_game", "roc_auc", "abpc")
+"""The metrics by default where the data has masks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +71,9 @@ def evaluate(
         typer.Option(
             "--data",
             "-d",
-            metavar="PHOTO|FOLDER|FILE.npz|digits",
+            metavar="PHOTO|FOLDER|FILE.npz|digits|scenes",
             help="Photographs or folders of them; a .npz file of arrays inputs (or images), and if you like target and mask;"
-            " or digits, scikit-learn's, with a small network that is trained at once. Default: the bundled photograph.",
+            " or digits (scikit-learn's) or scenes (rendered, with masks), with a small network that is trained at once. Default: the bundled photograph.",
             show_default=False,
         ),
     ] = None,
@@ -164,15 +169,26 @@ def evaluate(
     Examples:
       relprop evaluate --data photos/ --methods lrp,lrp:epsilon_plus,integrated_gradients,random
       relprop evaluate --data photos/ --protocol samek2017 --store done/
-      relprop evaluate --data digits --protocol bach2015 --limit 50
+      relprop evaluate --protocol bach2015 --limit 50
+      relprop evaluate --protocol arras2019
+      relprop evaluate --data scenes --methods lrp,sensitivity,random
       relprop evaluate --data arrays.npz --model nets:make --metrics roc_auc,relevance_mass
     """
     with printing.reporting():
         chosen = DEFAULT if protocol_name is None else protocol(protocol_name)
         names = _names(methods) or chosen.methods
+        if chosen.data == "arithmetic":
+            if data or metrics or model != "demo":
+                raise InvalidInput(
+                    "protocol: arras2019 trains networks of its own and has its own measures\n  do: leave --data, --model and --metrics out"
+                )
+            _print_agreement(_agreement(names, seed), json)
+            return
         work = _work(data, chosen, (model, weights, size, mean, std, device), limit)
         settings = _settings(chosen, work.data, regions, steps, replacement, draws, score)
-        asked = _names(metrics) or chosen.metrics
+        asked = _names(metrics) or (
+            LOCALISED if protocol_name is None and work.data.mask is not None else chosen.metrics
+        )
         _announce(work, settings, names, asked)
         with printing.progress() as bar:
             task = bar.add_task("comparing", total=None)
@@ -197,6 +213,84 @@ def evaluate(
             printing.print_json("evaluate", content | found.as_dict())
         else:
             _print(work, found, place)
+
+
+def _digits(limit: int | None) -> Work:
+    images, labels, tests, truth = digits.digits()
+    network = digits.trained(images, labels)
+    name = f"a network of two convolutions, {_correct(network, tests, truth)} % correct"
+    return Work(network, name, Data(tests[:limit], bounds=(-1.0, 1.0)), "scikit-learn's digits in [−1, 1]")
+
+
+def _scenes(limit: int | None) -> Work:
+    network, tests = scenes.trained(), scenes.scenes(limit or 100, seed=10_000)
+    name = f"a network of three convolutions, {_correct(network, tests.images, tests.labels)} % correct"
+    held = Data(tests.images, tests.labels, tests.single, (0.0, 1.0))
+    return Work(network, name, held, "rendered scenes, the class the shape of the red object")
+
+
+OWN = {"digits": _digits, "scenes": _scenes}
+"""Data that come with a network, which is trained when they are asked for."""
+
+
+def _correct(network: torch.nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> str:
+    with torch.no_grad():
+        return f"{100 * float((network(inputs).argmax(1) == labels).float().mean()):.1f}"
+
+
+NETWORKS = 3
+"""How many LSTMs are trained for each arithmetic task; means over them are printed."""
+
+
+def _agreement(methods: Sequence[str], seed: int) -> list[list[Agreement]]:
+    """What was found for each of several trained networks."""
+    found = []
+    with printing.progress() as bar:
+        task = bar.add_task("training", total=NETWORKS)
+        for number in range(NETWORKS):
+            found.append(
+                arithmetic(
+                    methods=methods,
+                    seed=seed + number,
+                    progress=lambda what: bar.update(task, description=what),
+                )
+            )
+            bar.update(task, advance=1)
+    return found
+
+
+def _print_agreement(found: list[list[Agreement]], json: bool) -> None:
+    """The correlations of relevance with the truth: means over networks, and the least and the largest."""
+    names = [name for name in Agreement.__dataclass_fields__ if name not in ("task", "method")]
+    if json:
+        rows = [
+            {"network": i, **{n: getattr(row, n) for n in Agreement.__dataclass_fields__}}
+            for i, rows in enumerate(found)
+            for row in rows
+        ]
+        printing.print_json("evaluate", {"protocol": "arras2019", "rows": rows})
+        return
+    lines = []
+    for same in zip(*found, strict=True):
+        columns = [[getattr(row, name) for row in same] for name in names]
+        lines.append(
+            (
+                same[0].task,
+                same[0].method,
+                *(f"{np.mean(c):.3f} ({min(c):.3f} … {max(c):.3f})" for c in columns),
+            )
+        )
+    printing.print_field(
+        "model",
+        f"{len(found)} LSTMs of one cell a task, trained to a squared error below 1e-3; means (least … largest)",
+    )
+    printing.print_gap()
+    printing.print_table(
+        ("task", "method", "ρ(n_a, R_a)", "ρ(n_b, R_b)", "share of |R| on both", "mean |ΣR − f|"), lines
+    )
+    printing.print_field(
+        "ideal", "1 and 1 where numbers are added, 1 and −1 where they are subtracted; share 1"
+    )
 
 
 def _names(text: str | None) -> tuple[str, ...]:
@@ -226,23 +320,13 @@ def _number(text: str | None) -> Any:
 def _work(given: Sequence[str] | None, chosen: Protocol, named: tuple[Any, ...], limit: int | None) -> Work:
     """The model and the data that the command line names."""
     paths = list(given or ([chosen.data] if chosen.data else []))
-    if paths == ["digits"] or paths == ["arithmetic"]:
-        if named[0] != "demo" or paths == ["arithmetic"]:
+    if len(paths) == 1 and paths[0] in OWN:
+        if named[0] != "demo":
             raise InvalidInput(
                 f"data: {paths[0]} come with a network of their own\n  do: leave --model out, or give data in a .npz file"
             )
-        with printing.working("training a small network on scikit-learn's digits"):
-            images, labels, tests, truth = digits.digits()
-            network = digits.trained(images, labels)
-            with torch.no_grad():
-                accuracy = float((network(tests).argmax(1) == truth).float().mean())
-        held = Data(tests[:limit], bounds=(-1.0, 1.0))
-        return Work(
-            network,
-            f"a network of two convolutions, {100 * accuracy:.1f} % correct",
-            held,
-            "scikit-learn's digits in [−1, 1]",
-        )
+        with printing.working(f"training a small network on {paths[0]}"):
+            return OWN[paths[0]](limit)
     model, weights, size, mean, std, device = named
     loaded = load_named(model, weights, size, mean, std, None, device)
     if len(paths) == 1 and paths[0].endswith(".npz"):

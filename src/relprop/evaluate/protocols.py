@@ -48,7 +48,7 @@ PROTOCOLS: dict[str, Protocol] = {
         "digits",
     ),
     "arras2019": Protocol(
-        "the toy LSTM that adds or subtracts two marked numbers (Arras et al. 2019): correlation of relevance with the truth",
+        "LSTMs that add or subtract two marked numbers (Arras et al. 2019): correlation of relevance with the truth",
         ("lrp:lrp_all", "lrp:lrp_half", "lrp:lrp_prop", "gradient_x_input", "occlusion"),
         (),
         {},

@@ -27,8 +27,10 @@ SCORES = {
 }
 """What is measured while an input is changed."""
 
-FIRST_ROWS, MOST_ROWS = 16, 256
-"""How many rows run through the model at a time: doubled from the first number on while a row gets cheaper."""
+FIRST_ROWS, MOST_ROWS, LARGE = 64, 256, 16_384
+"""How many rows run through the model at a time: doubled from the first number on while a row gets cheaper.
+
+Samples of more than `LARGE` values start with a quarter of the first number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,10 +208,11 @@ def score_rows(
         values: gives the changed tensor for a range of rows: called with their numbers and their samples.
         most: the number of rows at a time; None finds it.
     """
-    total, done, size = len(samples), 0, most or FIRST_ROWS
+    first = FIRST_ROWS if scorer.inputs[0].numel() <= LARGE else FIRST_ROWS // 4
+    total, done, size = len(samples), 0, most or first
     result = torch.empty(total, dtype=torch.float64, device=scorer.inputs.device)
-    best, settled = float("inf"), most is not None or total <= 2 * FIRST_ROWS
-    if most is None and total <= 2 * FIRST_ROWS:
+    best, settled = float("inf"), most is not None or total <= first
+    if most is None and total <= first:
         size = max(1, total)
     while done < total:
         numbers = torch.arange(done, min(done + size, total), device=scorer.inputs.device)
@@ -220,7 +223,7 @@ def score_rows(
             each = (_now(scorer.inputs.device) - started) / size
             if done and each > 0.97 * best:  # no cheaper: the size before was enough
                 settled = True
-                size = max(FIRST_ROWS, size // 2) if each > best else size
+                size = max(first, size // 2) if each > best else size
             elif size >= MOST_ROWS:
                 settled = True
             else:

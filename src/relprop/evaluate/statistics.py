@@ -174,21 +174,22 @@ def friedman(scores: Any, higher_is_better: bool = True) -> Ranks:
 def tiers(scores: Any, higher_is_better: bool = True, level: float = LEVEL) -> list[int]:
     """The tier of each method, 1 the best: methods that the best of a tier does not beat for sure share it.
 
-    From the best mean on, a method joins the tier while its Wilcoxon test against the tier's first, Holm-corrected over all
-    pairs, does not reject. No strict order is claimed within a tier.
+    From the best mean on, a method joins the tier unless its paired difference to the tier's first is real: the Wilcoxon test,
+    Holm-corrected over all pairs, rejects, and the bootstrap interval of the mean difference leaves out 0. No strict order is
+    claimed within a tier.
     """
     array = paired_rows(scores)
     count = array.shape[1]
     if len(array) < 2:
         return [1] * count
     pairs = [(i, j) for i in range(count) for j in range(i + 1, count)]
-    corrected = dict(
-        zip(pairs, holm([difference(array[:, i], array[:, j], 200).wilcoxon for i, j in pairs]), strict=True)
-    )
+    found = {(i, j): difference(array[:, i], array[:, j], level=level) for i, j in pairs}
+    corrected = dict(zip(pairs, holm([one.wilcoxon for one in found.values()]), strict=True))
     order = np.argsort(-array.mean(0) if higher_is_better else array.mean(0), kind="stable")
     result, tier, first = [0] * count, 1, int(order[0])
     for method in map(int, order):
-        if method != first and corrected[min(first, method), max(first, method)] < 1 - level:
+        pair = (min(first, method), max(first, method))
+        if method != first and corrected[pair] < 1 - level and not found[pair].low <= 0 <= found[pair].high:
             tier, first = tier + 1, method
         result[method] = tier
     return result
