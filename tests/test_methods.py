@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -294,3 +295,11 @@ def test_grad_cam_needs_places() -> None:
     table = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
     with pytest.raises(relprop.InvalidInput, match="grad_cam"):
         relprop.explain(table, torch.randn(1, 3), method="grad_cam")
+
+
+def test_without_captum_the_install_command_is_named(
+    model: Small, x: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "captum.attr", None)
+    with pytest.raises(relprop.MissingExtra, match=r"pip install 'relprop\[methods\]'"):
+        relprop.explain(model, x, TARGET, method="occlusion")

@@ -30,7 +30,7 @@ def _captum() -> Any:
     try:
         import captum.attr
     except ImportError as error:
-        raise MissingExtra("this method samples with captum", "methods") from error
+        raise MissingExtra("this method samples with captum\n  do: pip install 'relprop[methods]'") from error
     return captum.attr
 
 
