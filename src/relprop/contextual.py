@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from relprop.engine.graph import Graph, Node, Ref, parents, replace_refs
+from relprop.engine.graph import Graph, Node, Ref, parents, replace_refs, value_of
 from relprop.engine.plan import Planned
 from relprop.engine.propagate import Program
 from relprop.errors import InvalidInput, UnsupportedOperation
 from relprop.explain import Captured, Explainer, forward, leaves_of, start
+from relprop.explain.explainer import Part
 from relprop.explanation import Explanation
-from relprop.targets import Target, main_output, weights_of
+from relprop.targets import main_output, sum_of_sample, weights_of
 
 Phrase = tuple[int, int]
 """The first and the last of its words."""
@@ -28,14 +29,7 @@ Phrase = tuple[int, int]
 _AT_A_TIME = 32  # phrases that are decomposed together
 
 
-def contextual_decomposition(
-    explainer: Explainer,
-    captured: Captured,
-    program: Program,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    targets: list[Target],
-) -> list[Explanation]:
+def contextual_decomposition(explainer: Explainer, part: Part) -> list[Explanation]:
     """The contribution of each word, or of each phrase, to the score of a target.
 
     For models that read a sequence by one LSTM (one layer, one direction, zero initial states) directly or through an
@@ -47,6 +41,7 @@ def contextual_decomposition(
         UnsupportedOperation: the model is another one; the message names the operation that stands in the way.
         InvalidInput: a phrase lies outside the sequence, or the target is a callable.
     """
+    captured, program, args, kwargs, targets = part
     passed = forward(explainer, captured, program, args, kwargs)
     lstm = _lstm_of(captured, program)
     values = _all_values(captured.graph, leaves_of(explainer.model, captured.graph, args, kwargs))
@@ -71,7 +66,7 @@ def contextual_decomposition(
         _, score, resolved, _ = start(explainer, captured, passed, target)
         output = main_output(passed.output)
         weights, _ = weights_of(target, output, passed.batch)
-        columns = [(weights * part).flatten(1).sum(1) for part in contributions]
+        columns = [sum_of_sample(weights * part) for part in contributions]
         relevance = torch.stack(columns, 1)
         if explainer.options.get("phrases") is None and steps > relevance.shape[1]:
             relevance = F.pad(
@@ -213,14 +208,9 @@ def _run(node: Node, values: dict[str, Any]) -> Any:
     assert node.function is not None
 
     def value(ref: Ref) -> Any:
-        return _part(values, ref)
+        return value_of(values, ref)
 
     return node.function(*replace_refs(node.args, value), **replace_refs(node.kwargs, value))
-
-
-def _part(values: dict[str, Any], ref: Ref) -> Any:
-    held = values[ref.name]
-    return held if ref.index is None else held[ref.index]
 
 
 def _outputs_of(
@@ -232,19 +222,19 @@ def _outputs_of(
         for node in graph.nodes:
             if node.name in behind:
                 own[node.name] = _run(node, own)
-    found: Tensor = _part(own, main_output(graph.output))
+    found: Tensor = value_of(own, main_output(graph.output))
     return found
 
 
 def _cell_of(lstm: Node, values: dict[str, Any]) -> Cell:
     """The LSTM's inputs and weights. Raises `UnsupportedOperation` for initial states that are not zero."""
-    x, states = _part(values, lstm.args[0]), [_part(values, ref) for ref in lstm.args[1]]
+    x, states = value_of(values, lstm.args[0]), [value_of(values, ref) for ref in lstm.args[1]]
     if any(bool(state.any()) for state in states):
         raise UnsupportedOperation(
             f"contextual_decomposition: the LSTM starts from states that are not zero\n  at {lstm.where()}\n"
             '  do: start it from zero states, or use method="lrp"'
         )
-    w_ih, w_hh, *biases = (_part(values, ref) for ref in lstm.args[2])
+    w_ih, w_hh, *biases = (value_of(values, ref) for ref in lstm.args[2])
     bias = biases[0] + biases[1] if biases else w_ih.new_zeros(w_ih.shape[0])
     batch_first = bool(lstm.args[8])
     return Cell(x.transpose(0, 1) if batch_first else x, w_ih, w_hh, bias, batch_first)

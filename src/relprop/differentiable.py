@@ -12,15 +12,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from relprop.engine import capture as capturing
-from relprop.engine.graph import Graph, Node, Ref, parents, replace_refs
+from relprop.engine.graph import Graph, Node, Ref, map_output, parents, replace_refs, value_of
 from relprop.engine.ops import OPS
 from relprop.errors import InvalidInput
 from relprop.explain import Captured, Explainer, leaves_of
 from relprop.explain.inputs import check_finite
-from relprop.targets import Target, main_output, weights_of
+from relprop.targets import Target, main_output, one_a_sample, sum_of_sample, weights_of
 
 Changed = Callable[[Node], Callable[..., Any] | None]
 """A function of a node: what stands in for its operation, or None."""
@@ -79,15 +78,10 @@ class Differentiable:
             return torch.cat(rows), {}
         leaves = {**self.leaves, **dict(zip(self.companions, rest, strict=True))}
         values = _run(self.graph, leaves, starts, changed, keep)
-        output = pytree.tree_map(
-            lambda ref: _value(values, ref) if isinstance(ref, Ref) else ref,
-            self.graph.output,
-            is_leaf=lambda leaf: isinstance(leaf, Ref),
-        )
+        output = map_output(self.graph.output, lambda ref: value_of(values, ref))
         if weights is None:
             return self.target(output), values
-        product = weights * main_output(output)
-        return (product.flatten(1).sum(1) if product.dim() > 1 else product), values
+        return sum_of_sample(weights * main_output(output)), values
 
     def gradients(
         self, *points: Tensor, changed: Changed = unchanged, extra: tuple[Tensor, ...] | None = None
@@ -117,40 +111,26 @@ def differentiable(
     batch = capturing.batch_size((args, kwargs))
     with torch.no_grad():
         values = _run(graph, leaves, {}, unchanged, frozenset(sources))
-    output = pytree.tree_map(
-        lambda ref: _value(values, ref) if isinstance(ref, Ref) else ref,
-        graph.output,
-        is_leaf=lambda leaf: isinstance(leaf, Ref),
-    )
+    output = map_output(graph.output, lambda ref: value_of(values, ref))
     weights, resolved = None, target
     if callable(target) and not isinstance(target, Tensor):
         with torch.no_grad():
-            score = target(output)
-        if not isinstance(score, Tensor) or score.shape != (batch,):
-            shape = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
-            raise InvalidInput(
-                f"target: the callable returned {shape} for {batch} samples\n  do: return one score a sample, shape (B,)"
-            )
+            score = one_a_sample(target(output), batch)
     else:
         main = main_output(output)
         check_finite(explainer.model, main)
         weights, resolved = weights_of(target, main, batch)
-        product = weights * main
-        score = product.flatten(1).sum(1) if product.dim() > 1 else product
+        score = sum_of_sample(weights * main)
     points = tuple(values[name].detach() for name in sources)
     inputs = {node.name: node for node in graph.nodes if node.kind == "input"}
     companions = tuple(
         name
         for name in inputs
-        if name not in sources and name not in graph.shared and _rows(leaves[name], batch)
+        if name not in sources and name not in graph.shared and capturing.has_batch(leaves[name], batch)
     )
     return Differentiable(
         graph, leaves, sources, points, companions, weights, resolved, output, score.detach()
     )
-
-
-def _rows(leaf: Any, batch: int) -> bool:
-    return isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == batch
 
 
 def sources_of(captured: Captured) -> tuple[str, ...]:
@@ -206,14 +186,9 @@ def _run(
             assert function is not None
 
             def value(ref: Ref) -> Any:
-                return _value(values, ref)
+                return value_of(values, ref)
 
             values[node.name] = function(*replace_refs(node.args, value), **replace_refs(node.kwargs, value))
         for name in gone.get(node.name, ()):
             values.pop(name, None)
     return values
-
-
-def _value(values: Mapping[str, Any], ref: Ref) -> Any:
-    held = values[ref.name]
-    return held if ref.index is None else held[ref.index]

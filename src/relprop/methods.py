@@ -17,14 +17,14 @@ from relprop.contrast import contrasted
 from relprop.differentiable import Differentiable, differentiable, inputs_behind
 from relprop.engine import audit as accounts
 from relprop.engine.graph import Ref
-from relprop.engine.propagate import HALF, Mask, Program, Walk, walk
+from relprop.engine.propagate import HALF, Mask, Walk, walk
 from relprop.errors import InvalidInput
 from relprop.explain import Captured, Explainer, Forward, forward, start
 from relprop.explain.again import Again, Inside, masks
 from relprop.explain.explainer import Part
 from relprop.explain.together import Wanted, walks
 from relprop.explanation import Explanation
-from relprop.targets import Target, main_output, weights_of
+from relprop.targets import main_output, weights_of
 
 Start = tuple[dict[Ref, Tensor], Tensor, Any, list[accounts.Entry]]
 """What `start` returns: the outputs' relevance, the score, the resolved target, the accounts so far."""
@@ -32,33 +32,24 @@ Start = tuple[dict[Ref, Tensor], Tensor, Any, list[accounts.Entry]]
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One row: what the method is, its function of an explainer, the captured graph and one batch, and its options.
+    """One row: what the method is, its function of an explainer and a part of a batch, and its options.
 
     `options`: their names and defaults; what the caller gave is in `explainer.options`.
     """
 
     about: str
-    run: Callable[
-        [Explainer, Captured, Program, tuple[Any, ...], dict[str, Any], list[Target]], list[Explanation]
-    ]
+    run: Callable[[Explainer, Part], list[Explanation]]
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def lrp(
-    explainer: Explainer,
-    captured: Captured,
-    program: Program,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    targets: list[Target],
-) -> list[Explanation]:
+def lrp(explainer: Explainer, part: Part) -> list[Explanation]:
     """Layer-wise relevance propagation by the explainer's plan; one walk a target, one forward pass for all.
 
     Where the explainer has conditions, there is one for each target, and the targets are all the same: the walks part
     where the first of their conditions masks something.
     """
+    captured, program, args, kwargs, targets = part
     passed = forward(explainer, captured, program, args, kwargs)
-    part = captured, program, args, kwargs, targets
     if explainer.conditions:
         return _conditional(explainer, part, passed)
     begun = [start(explainer, captured, passed, target) for target in targets]
@@ -148,15 +139,9 @@ def _explanation(again: Again, passed: Forward, begun: Start, way: Walk) -> Expl
     )
 
 
-def clrp(
-    explainer: Explainer,
-    captured: Captured,
-    program: Program,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    targets: list[Target],
-) -> list[Explanation]:
+def clrp(explainer: Explainer, part: Part) -> list[Explanation]:
     """Contrastive relevance (Gu et al. 2018); the target is a class. Nothing is conserved, so that there is no audit."""
+    captured, program, args, kwargs, targets = part
     passed = forward(explainer, captured, program, args, kwargs)
     results = []
     for target in targets:
@@ -226,14 +211,8 @@ def differentiating(compute: Callable[..., Any], about: str) -> Method:
     options = {name: a.default for name, a in arguments.items() if a.default is not inspect.Parameter.empty}
     name = compute.__name__
 
-    def run(
-        explainer: Explainer,
-        captured: Captured,
-        program: Program,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        targets: list[Target],
-    ) -> list[Explanation]:
+    def run(explainer: Explainer, part: Part) -> list[Explanation]:
+        captured, _, args, kwargs, targets = part
         results = []
         for target in targets:
             function = differentiable(explainer, captured, args, kwargs, target)

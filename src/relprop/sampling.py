@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from relprop.differentiable import Differentiable
+from relprop.engine.isolate import cuda_devices
 from relprop.errors import InvalidInput, MissingExtra
 
 Found = tuple[Tensor, ...]
@@ -250,7 +251,7 @@ def shapley(
     rounds = min(5, samples)
     fill_in = _filled(function, fill, "fill")
     draws: list[Found] = []
-    with torch.no_grad(), torch.random.fork_rng(_devices(function)), warnings.catch_warnings():
+    with torch.no_grad(), torch.random.fork_rng(cuda_devices()), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # captum's advice to give one sample at a time
         torch.manual_seed(seed)
         for number in range(rounds):
@@ -266,10 +267,6 @@ def shapley(
             draws.append(tuple(part / count for part, count in zip(found, counts, strict=True)))
     mean, error = _mean_and_error(draws)
     return tuple(m.to(p.dtype) for m, p in zip(mean, function.points, strict=True)), error
-
-
-def _devices(function: Differentiable) -> list[int]:
-    return sorted({point.device.index or 0 for point in function.points if point.device.type == "cuda"})
 
 
 def _sizes(mask: Tensor) -> Tensor:

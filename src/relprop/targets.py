@@ -208,6 +208,21 @@ def _given(target: Tensor, output: Tensor) -> Tensor:
     return target.detach().to(output.dtype).to(output.device)
 
 
+def one_a_sample(score: Any, batch: int) -> Tensor:
+    """What a callable target returned. Raises `InvalidInput` where that is not one score a sample, (B,)."""
+    if not isinstance(score, Tensor) or score.shape != (batch,):
+        shape = f"shape {tuple(score.shape)}" if isinstance(score, Tensor) else type(score).__name__
+        raise InvalidInput(
+            f"target: the callable returned {shape} for {batch} samples\n  do: return one score a sample, shape (B,)"
+        )
+    return score
+
+
+def sum_of_sample(values: Tensor) -> Tensor:
+    """Σ over all but the first dimension, (B,)."""
+    return values.flatten(1).sum(1) if values.dim() > 1 else values
+
+
 class Score(torch.nn.Module):
     """A callable target as a module, so that it is captured and explained like the rest of the model."""
 
@@ -231,9 +246,4 @@ class Score(torch.nn.Module):
                 f"target: the callable fails on the model's output: {type(error).__name__}: {error}\n"
                 "  do: give a function that takes the output and returns one score a sample"
             ) from error
-        if not isinstance(score, Tensor) or score.shape != (batch,):
-            shape = f"shape {tuple(score.shape)}" if isinstance(score, Tensor) else type(score).__name__
-            raise InvalidInput(
-                f"target: the callable returned {shape} for {batch} samples\n  do: return one score a sample, shape (B,)"
-            )
-        return score
+        return one_a_sample(score, batch)

@@ -19,6 +19,7 @@ from relprop.engine import capture as capturing
 from relprop.engine.analyse import analyse
 from relprop.engine.audit import LARGE
 from relprop.engine.canonise import REWRITES, fold_batch_norm
+from relprop.engine.graph import value_of
 from relprop.engine.ops import OPS
 from relprop.engine.plan import Composite
 from relprop.engine.propagate import HALF
@@ -49,7 +50,7 @@ def computes_the_same(patient: Patient) -> Measured:
         for count in (SAMPLES, 1):
             inputs = part(whole, 0, count)
             args, kwargs = arguments(inputs)
-            expected = tensors(run_eagerly(patient.model, *pytree.tree_map(_copy, (args, kwargs))))
+            expected = tensors(run_eagerly(patient.model, args, kwargs))
             explainer = Explainer(patient.model, patient.composite)
             found = _forwarded(explainer, inputs, count)
             gap = difference(found[: len(expected)], expected[: len(found)])
@@ -112,7 +113,7 @@ def facts_are_true(patient: Patient) -> Measured:
         nodes = {node.name: node for node in captured.graph.nodes}
         count = len(captured.facts.nonnegative)
         for ref in captured.facts.nonnegative:
-            value = values[ref.name] if ref.index is None else values[ref.name][ref.index]
+            value = value_of(values, ref)
             if isinstance(value, Tensor) and value.is_floating_point() and value.numel():
                 low = -float(value.min())
                 if low > worst:
@@ -358,10 +359,6 @@ def relevance_stays_small(patient: Patient) -> Measured:
     ratio = audit.magnitude / audit.score.abs().clamp(min=1)
     figure = float(ratio.max())
     return Measured(figure, float("inf"), "Gamma and ZPlus cancel less" if figure > LARGE else "", LARGE)
-
-
-def _copy(leaf: Any) -> Any:
-    return leaf.clone() if isinstance(leaf, Tensor) else leaf
 
 
 CHECKS: dict[str, Check] = {

@@ -14,12 +14,13 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from relprop.engine import capture as capturing
-from relprop.engine.graph import Graph, Ref
+from relprop.engine.graph import Graph, Ref, value_of
 from relprop.engine.isolate import quietly, run_isolated
 from relprop.engine.plan import Composite, Plan
 from relprop.engine.propagate import HALF, Program, Weights, prepare, record
 from relprop.errors import RelevanceWarning
 from relprop.explain import Captured, Explainer, Inputs, arguments, leaves_of
+from relprop.explain.batches import slice_batch
 from relprop.explanation import Explanation
 from relprop.targets import Target, main_output, weights_of
 
@@ -100,17 +101,13 @@ class Patient:
             return self.target
         args, kwargs = arguments(inputs)
         if isinstance(model, torch.nn.Module):
-            output = main_output(run_isolated(model, *pytree.tree_map(_copy, (args, kwargs))))
+            output = main_output(run_isolated(model, args, kwargs))
         else:
             output = main_output(explained(Explainer(model, self.composite), inputs, self.target).output)
         if self.target is None and output.dim() > 2:
             flat = torch.zeros_like(output).flatten(1)
             return flat.scatter_(1, output.flatten(1).argmax(1, keepdim=True), 1.0).reshape(output.shape)
         return weights_of(self.target, output, output.shape[0])[0]
-
-
-def _copy(leaf: Any) -> Any:
-    return leaf.clone() if isinstance(leaf, Tensor) else leaf
 
 
 def explained(explainer: Explainer, inputs: Inputs, target: Any = None) -> Explanation:
@@ -138,12 +135,7 @@ def tensors(structure: Any) -> list[Tensor]:
 
 def part(structure: Any, start: int, stop: int, size: int = SAMPLES) -> Any:
     """The samples from start to stop of all that has the batch first."""
-    return pytree.tree_map(
-        lambda leaf: (
-            leaf[start:stop] if isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == size else leaf
-        ),
-        structure,
-    )
+    return slice_batch(structure, size, start, stop)
 
 
 def difference(a: Any, b: Any) -> float:
@@ -181,7 +173,7 @@ def run(
 
 def outputs(graph: Graph, values: Mapping[str, Any]) -> list[Tensor]:
     """The tensors that a graph returns."""
-    found = [values[r.name] if r.index is None else values[r.name][r.index] for r in graph.outputs()]
+    found = [value_of(values, ref) for ref in graph.outputs()]
     return [value for value in found if isinstance(value, Tensor)]
 
 

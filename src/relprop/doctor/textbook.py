@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.engine.graph import Node, Ref, parents, replace_refs
+from relprop.engine.graph import Node, Ref, parents, replace_refs, value_of
 from relprop.engine.ops import OPS
-from relprop.engine.propagate import Program, Weights, step_of
+from relprop.engine.propagate import Program, Weights, pairs_of, step_of
 from relprop.engine.rules import (
     Addition,
     AlphaBeta,
@@ -43,6 +43,19 @@ class Compared:
     difference: float
 
 
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One operation of a planned graph, the values of a forward pass, and where random numbers come from."""
+
+    program: Program
+    node: Node
+    rule: Rule
+    values: Mapping[str, Any]
+    store: Weights
+    batch: int
+    generator: torch.Generator
+
+
 def compare(
     program: Program, values: Mapping[str, Any], store: Weights, batch: int, seed: int
 ) -> tuple[list[Compared], dict[str, int]]:
@@ -50,20 +63,21 @@ def compare(
     generator = torch.Generator().manual_seed(seed)
     found: list[Compared] = []
     skipped: dict[str, int] = {}
+    nodes = {node.name: node for node in program.graph.nodes}
     for row in program.plan:
-        node = next(n for n in program.graph.nodes if n.name == row.name)
+        node = nodes[row.name]
         formula = _formula(row.kind, row.rule, node, program)
         if formula is None or not isinstance(values[node.name], Tensor):
             skipped[row.kind] = skipped.get(row.kind, 0) + 1
             continue
         assert row.rule is not None
         found.append(
-            Compared(node, row.rule, formula(program, node, row.rule, values, store, batch, generator))
+            Compared(node, row.rule, formula(Case(program, node, row.rule, values, store, batch, generator)))
         )
     return found, skipped
 
 
-Formula = Callable[[Program, Node, Rule, Mapping[str, Any], Weights, int, torch.Generator], float]
+Formula = Callable[[Case], float]
 
 
 def _formula(kind: str, rule: Rule | None, node: Node, program: Program) -> Formula | None:
@@ -83,60 +97,39 @@ def _formula(kind: str, rule: Rule | None, node: Node, program: Program) -> Form
     return None
 
 
-def _differentiable(
-    node: Node, program: Program, values: Mapping[str, Any]
-) -> tuple[dict[Ref, Tensor], Tensor]:
+def _differentiable(case: Case) -> tuple[dict[Ref, Tensor], Tensor]:
     """The data that an operation reads, as leaves of a differentiable graph, and its output."""
     leaves: dict[Ref, Tensor] = {}
 
     def value(ref: Ref) -> Any:
-        held = values[ref.name]
-        held = held if ref.index is None else held[ref.index]
-        if ref in program.facts.data and held.is_floating_point():
+        held = value_of(case.values, ref)
+        if ref in case.program.facts.data and held.is_floating_point():
             if ref not in leaves:
                 leaves[ref] = held.detach().clone().requires_grad_()
             return leaves[ref]
         return held
 
+    function = case.node.function
+    assert function is not None
     with torch.enable_grad():
-        assert node.function is not None
-        output = node.function(*replace_refs(node.args, value), **replace_refs(node.kwargs, value))
+        output = function(*replace_refs(case.node.args, value), **replace_refs(case.node.kwargs, value))
     return leaves, output
 
 
-def _engine(
-    program: Program, node: Node, values: Mapping[str, Any], store: Weights, batch: int, relevance: Tensor
-) -> dict[Ref, Tensor]:
+def _engine(case: Case, relevance: Tensor) -> dict[Ref, Tensor]:
     """What the engine hands to each value that the operation reads."""
-    step = step_of(program, node, values, store, batch)
+    step = step_of(case.program, case.node, case.values, case.store, case.batch)
     total: dict[Ref, Tensor] = {}
-    shares = OPS[node.operation].propagate(step, relevance)
-
-    def add(argument: Any, share: Any) -> None:
-        if isinstance(argument, Ref) and share is not None:
-            total[argument] = total[argument] + share if argument in total else share
-        elif isinstance(argument, (list, tuple)) and share is not None:
-            for item, piece in zip(argument, share, strict=True):
-                add(item, piece)
-
-    for position, share in shares.arguments.items():
-        add(node.kwargs[position] if isinstance(position, str) else node.args[position], share)
+    for ref, share in pairs_of(case.node, OPS[case.node.operation].propagate(step, relevance)):
+        total[ref] = total[ref] + share if ref in total else share
     return total
 
 
-def _units(
-    program: Program,
-    node: Node,
-    rule: Rule,
-    values: Mapping[str, Any],
-    store: Weights,
-    batch: int,
-    generator: torch.Generator,
-) -> float:
+def _units(case: Case) -> float:
     """Messages of a few units of an operation that is linear in its data."""
-    leaves, output = _differentiable(node, program, values)
+    leaves, output = _differentiable(case)
     worst = 0.0
-    for index in torch.randint(output.numel(), (UNITS,), generator=generator).tolist():
+    for index in torch.randint(output.numel(), (UNITS,), generator=case.generator).tolist():
         unit = output.flatten()[index]
         gradients = torch.autograd.grad(unit, list(leaves.values()), retain_graph=True, allow_unused=True)
         x = torch.cat([leaf.detach().flatten() for leaf in leaves.values()])
@@ -150,15 +143,15 @@ def _units(
         bias = 0.0 if abs(bias) <= 1e-12 * float((w.double() * x.double()).abs().sum()) else bias
         first = next(iter(leaves.values()))
         box = tuple(
-            torch.as_tensor(getattr(rule, side, 0.0), dtype=x.dtype, device=x.device)
+            torch.as_tensor(getattr(case.rule, side, 0.0), dtype=x.dtype, device=x.device)
             .expand(first.shape)
             .flatten()
             for side in ("low", "high")
         )
-        expected = _handed_on(rule, x, w, bias, box)
+        expected = _handed_on(case.rule, x, w, bias, box)
         relevance = torch.zeros(output.shape, dtype=output.dtype, device=output.device)
         relevance.view(-1)[index] = 1.0
-        shares = _engine(program, node, values, store, batch, relevance)
+        shares = _engine(case, relevance)
         given = torch.cat([shares.get(ref, torch.zeros_like(leaf)).flatten() for ref, leaf in leaves.items()])
         scale = max(float(expected.abs().max()), 1e-12)
         worst = max(worst, float((given - expected).abs().max()) / scale)
@@ -241,22 +234,14 @@ MESSAGES: dict[type[Rule], Callable[..., Parts]] = {
 }
 
 
-def _moved(
-    program: Program,
-    node: Node,
-    rule: Rule,
-    values: Mapping[str, Any],
-    store: Weights,
-    batch: int,
-    generator: torch.Generator,
-) -> float:
+def _moved(case: Case) -> float:
     """Where values move and stay as they are, relevance goes back the same way: the operation's transpose."""
-    leaves, output = _differentiable(node, program, values)
+    leaves, output = _differentiable(case)
     if not leaves or output.grad_fn is None:
         return 0.0
-    relevance = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output)
+    relevance = torch.randn(output.shape, generator=case.generator, dtype=torch.float64).to(output)
     expected = torch.autograd.grad(output, list(leaves.values()), relevance, allow_unused=True)
-    shares = _engine(program, node, values, store, batch, relevance)
+    shares = _engine(case, relevance)
     return _worst(
         [
             (shares.get(ref), torch.zeros_like(leaf) if g is None else g)
@@ -265,22 +250,12 @@ def _moved(
     )
 
 
-def _kept(
-    program: Program,
-    node: Node,
-    rule: Rule,
-    values: Mapping[str, Any],
-    store: Weights,
-    batch: int,
-    generator: torch.Generator,
-) -> float:
+def _kept(case: Case) -> float:
     """The identity: the input's relevance is the output's, summed where the input was repeated."""
-    (source,) = {ref for ref in parents(node) if ref in program.facts.data}
-    held = values[source.name]
-    held = held if source.index is None else held[source.index]
-    output = values[node.name]
-    relevance = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output)
-    shares = _engine(program, node, values, store, batch, relevance)
+    (source,) = {ref for ref in parents(case.node) if ref in case.program.facts.data}
+    held, output = value_of(case.values, source), case.values[case.node.name]
+    relevance = torch.randn(output.shape, generator=case.generator, dtype=torch.float64).to(output)
+    shares = _engine(case, relevance)
     return _worst([(shares.get(source), relevance.sum_to_size(held.shape))])
 
 

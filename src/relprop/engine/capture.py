@@ -84,9 +84,10 @@ def from_module(
         except CaptureError as error:
             reason = str(error)
             continue
-        if lengths and count > 1 and _mixes(graph):  # a length that is open can be taken for the batch
+        mixes = count > 1 and _mixes(graph)
+        if lengths and mixes:  # a length that is open can be taken for the batch
             continue
-        if count == 1 or (graph.batched and not (_mixes(graph) and _apart(model, args, kwargs))):
+        if count == 1 or (graph.batched and not (mixes and _apart(model, args, kwargs))):
             return graph
     try:
         return from_call(model, args, kwargs)
@@ -180,7 +181,7 @@ def from_onnx(
     size = batch_size((args, kwargs))
     onnx.check_inputs(model, args, kwargs, size)
     ordered, places = _ordered([value.name for value in model.inputs], args, kwargs)
-    fixed = onnx.batch_of(model, [_has_batch(leaf, size) for leaf in ordered])
+    fixed = onnx.batch_of(model, [has_batch(leaf, size) for leaf in ordered])
     if fixed not in (None, 1):
         raise CaptureError(
             f"the ONNX file is for a fixed batch of {fixed}\n"
@@ -376,9 +377,7 @@ def batch_axes(structure: Any, states: States = frozenset(), size: int | None = 
         solid = isinstance(leaf, torch.Tensor) and leaf.dim() == 3 and leaf.is_floating_point()
         return index != first and solid and leaf.shape[1] == size and (leaf.shape[0], leaf.shape[2]) in states
 
-    return [
-        1 if is_state(i, leaf) else 0 if _has_batch(leaf, size) else None for i, leaf in enumerate(leaves)
-    ]
+    return [1 if is_state(i, leaf) else 0 if has_batch(leaf, size) else None for i, leaf in enumerate(leaves)]
 
 
 def map_samples(take: Callable[[torch.Tensor, int], Any], structure: Any, axes: Sequence[int | None]) -> Any:
@@ -388,7 +387,8 @@ def map_samples(take: Callable[[torch.Tensor, int], Any], structure: Any, axes: 
     return pytree.tree_unflatten([leaf if axis is None else take(leaf, axis) for leaf, axis in pairs], spec)
 
 
-def _has_batch(leaf: Any, size: int) -> bool:
+def has_batch(leaf: Any, size: int) -> bool:
+    """Whether a value is a tensor whose first dimension counts the samples."""
     return isinstance(leaf, torch.Tensor) and leaf.dim() > 0 and leaf.shape[0] == size
 
 
@@ -408,7 +408,7 @@ def from_program(
     specs = program.graph_signature.input_specs
     given = [values[spec.arg.name] for spec in specs if spec.kind.name == "USER_INPUT"]
     batched = [
-        _has_batch(leaves[origin], size) and isinstance(value, torch.Tensor) and _is_free(value)
+        has_batch(leaves[origin], size) and isinstance(value, torch.Tensor) and _is_free(value)
         for origin, value in zip(origins, given, strict=True)
     ]
     graph = graph_of(program, batched)

@@ -198,6 +198,12 @@ def meta_of(nodes: dict[str, Node], ref: Ref) -> Meta | None:
     return meta
 
 
+def value_of(values: Mapping[str, Any], ref: Ref) -> Any:
+    """The value at `ref`, of values by node name."""
+    held = values[ref.name]
+    return held if ref.index is None else held[ref.index]
+
+
 def map_output(output: Any, new: Callable[[Ref], Any]) -> Any:
     """The output structure with every `Ref` replaced; it may hold any container that torch knows."""
     return pytree.tree_map(

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 
 LOCK = threading.RLock()
 """Held while a model is captured: torch.export swaps a module's parameters for a moment, and tracing state is
@@ -103,8 +104,9 @@ def _same(container: Any, saved: Any) -> bool:
 
 
 def run_isolated(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The model's own output, without gradients. Buffers that it writes to, and all it stores, stay as they
+    """The model's own output, without gradients. Inputs and buffers that it writes to, and all it stores, stay as they
     were."""
+    args, kwargs = pytree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, (args, kwargs))
     buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
     with LOCK, quietly(), untouched(model), torch.no_grad():
         return torch.func.functional_call(model, buffers, args, kwargs)

@@ -17,7 +17,7 @@ from relprop.engine import capture as capturing
 from relprop.errors import InvalidInput
 from relprop.explain import Inputs, arguments, check_inputs
 from relprop.explain.inputs import check_finite, check_model
-from relprop.targets import Target, main_output, weights_of
+from relprop.targets import Target, main_output, one_a_sample, sum_of_sample, weights_of
 
 SCORES = {
     "logit": "the output itself, or the sum of outputs that the target weighs",
@@ -94,8 +94,7 @@ def measured(kind: str, output: Any, weights: Tensor | None, target: Any) -> Ten
     values: Tensor = main_output(output).detach()
     if kind == "logit":
         product = values * weights.to(values.dtype)
-        total: Tensor = product.flatten(1).sum(1) if product.dim() > 1 else product
-        return total.to(torch.float64).clone()
+        return sum_of_sample(product).to(torch.float64).clone()
     values, place = _class_row(values, weights).to(torch.float64), _class_row(weights, weights) != 0
     own = values[place]
     if kind == "accuracy":
@@ -130,7 +129,7 @@ def scorer_of(
     check_inputs(held, args, kwargs)
     leaves, spec = pytree.tree_flatten((args, kwargs))
     size = capturing.batch_size((args, kwargs))
-    batched = tuple(i for i, leaf in enumerate(leaves) if _has_rows(leaf, size))
+    batched = tuple(i for i, leaf in enumerate(leaves) if capturing.has_batch(leaf, size))
     call = held.module() if isinstance(held, ExportedProgram) else held
     if not callable(call):
         raise InvalidInput(f"model: {type(held).__name__} cannot be called\n  do: give a torch.nn.Module")
@@ -142,12 +141,7 @@ def scorer_of(
             raise InvalidInput(
                 f"score: {score!r} of a callable target\n  do: let it return what is to be measured"
             )
-        found = target(output)
-        if not isinstance(found, Tensor) or found.shape != (size,):
-            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise InvalidInput(
-                f"target: the callable returned {shape} for {size} samples\n  do: return one score a sample, shape (B,)"
-            )
+        one_a_sample(target(output), size)
     else:
         main = main_output(output)
         check_finite(held, main)
@@ -155,10 +149,6 @@ def scorer_of(
         _check_score(score, main, weights)
     first = measured(score, output, weights, resolved)
     return Scorer(call, tuple(leaves), spec, batched, bare.at, weights, resolved, score, first, output)
-
-
-def _has_rows(leaf: Any, size: int) -> bool:
-    return isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == size
 
 
 def _changed(

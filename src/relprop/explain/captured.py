@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from relprop.engine import capture as capturing
 from relprop.engine.analyse import Facts, analyse
 from relprop.engine.canonise import canonise
-from relprop.engine.graph import Graph
+from relprop.engine.graph import Graph, value_of
 from relprop.engine.isolate import LOCK, quietly, run_isolated
 from relprop.engine.ops import OPS
 from relprop.engine.plan import Composite, Plan, refuse
@@ -191,15 +191,15 @@ def _verified(model: Any, captured: Captured, args: tuple[Any, ...], kwargs: dic
         return True
     count = 2 if captured.graph.batched else 1
     args, kwargs = capturing.samples((args, kwargs), count, capturing.states_of(model))
-    copies = pytree.tree_map(_copy, (args, capturing.without_cache(model, kwargs)))
-    expected = [leaf for leaf in pytree.tree_leaves(run_eagerly(model, *copies)) if isinstance(leaf, Tensor)]
+    output = run_eagerly(model, args, capturing.without_cache(model, kwargs))
+    expected = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
     if len(captured.graph.outputs()) < len(expected):
         return False
     program = prepare(captured.graph, captured.facts, Plan((), Composite()))
     with quietly():  # a graph that draws random numbers leaves the caller's as they were
         values = record(program, leaves_of(model, captured.graph, args, kwargs), Weights())
     for ref, value in zip(captured.graph.outputs(), expected, strict=False):
-        found = values[ref.name] if ref.index is None else values[ref.name][ref.index]
+        found = value_of(values, ref)
         loose = 5e-2 if value.dtype in HALF else 1e-3 if value.dtype == torch.float32 else 1e-6
         scale = max(1.0, float(value.abs().max())) if value.numel() else 1.0
         if found.shape != value.shape or not torch.allclose(
@@ -207,10 +207,6 @@ def _verified(model: Any, captured: Captured, args: tuple[Any, ...], kwargs: dic
         ):
             return False
     return True
-
-
-def _copy(leaf: Any) -> Any:
-    return leaf.clone() if isinstance(leaf, Tensor) else leaf
 
 
 def leaves_of(model: Any, graph: Graph, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -182,7 +182,7 @@ class Explainer:
         parts: list[list[Explanation]] = []
         for part in self.parts(args, kwargs, targets, text):
             try:
-                parts.append(METHODS[self.method].run(self, *part))
+                parts.append(METHODS[self.method].run(self, part))
             except ConservationError:
                 refuse_infinite_weights(self.model)
                 raise

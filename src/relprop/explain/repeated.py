@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from relprop.engine.analyse import values_of
-from relprop.engine.graph import Meta, Node, Ref, replace_refs
+from relprop.engine.graph import Meta, Node, Ref, replace_refs, value_of
 from relprop.engine.step import Layout
 from relprop.explain.captured import Captured, leaves_of
 from relprop.explain.explainer import Part
@@ -69,8 +69,7 @@ class _Unknown(Exception):
 def _part(values: dict[str, Any], ref: Ref) -> Any:
     if ref.name not in values:
         raise _Unknown
-    held = values[ref.name]
-    return held if ref.index is None else held[ref.index]
+    return value_of(values, ref)
 
 
 def _copy(captured: Captured, node: Node, passed: Forward, count: int, new: dict[str, Any]) -> None:

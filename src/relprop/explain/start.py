@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from relprop.engine import audit as accounts
 from relprop.engine import capture as capturing
-from relprop.engine.graph import Ref
+from relprop.engine.graph import Ref, map_output, value_of
 from relprop.engine.ops import KINDS
 from relprop.engine.plan import Composite
 from relprop.engine.propagate import HALF, Program, record, walk
@@ -20,7 +20,7 @@ from relprop.errors import InvalidInput
 from relprop.explain.captured import Captured, leaves_of, weights_by_node
 from relprop.explain.explainer import Explainer
 from relprop.explain.inputs import check_finite
-from relprop.targets import Score, Target, main_output, weights_of
+from relprop.targets import Score, Target, main_output, sum_of_sample, weights_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +40,7 @@ def forward(
     captured.store.fresh(weights_by_node(captured.graph, leaves))
     values = record(program, leaves, captured.store)
 
-    def value(ref: Any) -> Any:
-        if not isinstance(ref, Ref):
-            return ref
-        held = values[ref.name]
-        return held if ref.index is None else held[ref.index]
-
-    output = pytree.tree_map(value, captured.graph.output, is_leaf=lambda leaf: isinstance(leaf, Ref))
+    output = map_output(captured.graph.output, lambda ref: value_of(values, ref))
     return Forward(values, output, capturing.batch_size((args, kwargs)))
 
 
@@ -75,7 +69,7 @@ def start(
         )
     seed = weights * output
     seed = seed.float() if seed.dtype in HALF else seed
-    return {ref: seed}, seed.flatten(1).sum(1) if seed.dim() > 1 else seed, resolved, []
+    return {ref: seed}, sum_of_sample(seed), resolved, []
 
 
 def _start_callable(

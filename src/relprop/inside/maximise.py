@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from relprop.engine.graph import Ref
+from relprop.engine.graph import Ref, value_of
 from relprop.engine.propagate import prepare
 from relprop.errors import InvalidInput
 from relprop.explain.again import Again
@@ -167,10 +167,8 @@ def _measured(part: Again, path: str, unit: Unit, by: By) -> Tensor:
     refs = [ref for group in finder(path, unit)(captured) for ref in group]
     if by == "activation":
         program = prepare(captured.graph, captured.facts, part.program.plan, refs)
-        values: dict[Ref, Tensor] = {}
         held = forward(part.explainer, captured, program, part.args, part.kwargs).values
-        for ref in refs:
-            values[ref] = held[ref.name] if ref.index is None else held[ref.name][ref.index]
+        values: dict[Ref, Tensor] = {ref: value_of(held, ref) for ref in refs}
     else:
         values = part.walk(refs)[1].observed
         if not values:

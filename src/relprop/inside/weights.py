@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 
 from relprop.engine.analyse import values_of
 from relprop.engine.canonise import folded_bias, folded_weight
-from relprop.engine.graph import Graph, Node, Ref, parents, replace_refs
+from relprop.engine.graph import Graph, Node, Ref, parents, replace_refs, value_of
 from relprop.engine.ops import OPS
 from relprop.engine.plan import table
 from relprop.engine.propagate import prepare
@@ -91,7 +91,7 @@ def _of_part(part: Again) -> Parameters:
         for path in below[ref]
     }
     found = {
-        ref: torch.stack([_fitted(one, _value(passed.values, ref)) for one in every]).sum(0)
+        ref: torch.stack([_fitted(one, value_of(passed.values, ref)) for one in every]).sum(0)
         for ref, every in told.items()
         if ref in below
     }
@@ -112,11 +112,6 @@ def paths_of(model: Any) -> frozenset[str]:
     return frozenset(path for path, _ in model.named_parameters(remove_duplicate=False))
 
 
-def _value(values: Mapping[str, Any], ref: Ref) -> Any:
-    held = values[ref.name]
-    return held if ref.index is None else held[ref.index]
-
-
 def _fitted(relevance: Tensor, value: Tensor) -> Tensor:
     """The relevance of a value from that of what it was broadcast or reshaped to."""
     if relevance.numel() == value.numel():
@@ -135,7 +130,7 @@ def _origins(graph: Graph, values: Mapping[str, Any], weights: frozenset[str]) -
         if not paths or node.name not in values:
             continue
         for ref in values_of(node):
-            value = _value(values, ref)
+            value = value_of(values, ref)
             if isinstance(value, Tensor) and value.is_floating_point():
                 found[ref] = paths
     return found
@@ -183,7 +178,7 @@ def _back(
         return _moved_back(node, read, arrived, values)
     whole = next(iter(arrived.values()))
     elementwise = row is not None and row.kind in ("activation", "product")
-    if elementwise and len(read) == 1 and _value(values, read[0]).shape == whole.shape:
+    if elementwise and len(read) == 1 and value_of(values, read[0]).shape == whole.shape:
         return {read[0]: whole}  # each value comes from one
     return None
 
@@ -193,10 +188,10 @@ def _moved_back(
 ) -> dict[Ref, Tensor]:
     """Each relevance at the place that its value came from."""
     precision = next(iter(arrived.values())).dtype
-    leaves = {ref: _value(values, ref).detach().to(precision).requires_grad_() for ref in read}
+    leaves = {ref: value_of(values, ref).detach().to(precision).requires_grad_() for ref in read}
 
     def value(ref: Ref) -> Any:
-        return leaves[ref] if ref in leaves else _value(values, ref)
+        return leaves[ref] if ref in leaves else value_of(values, ref)
 
     assert node.function is not None
     with torch.enable_grad():

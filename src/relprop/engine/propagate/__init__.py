@@ -3,7 +3,7 @@
 from relprop.engine.propagate.book import Mask, Walk
 from relprop.engine.propagate.program import Program, prepare
 from relprop.engine.propagate.record import record
-from relprop.engine.propagate.walk import HALF, step_of, walk
+from relprop.engine.propagate.walk import HALF, pairs_of, step_of, walk
 from relprop.engine.propagate.weights import Weights, fingerprint
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Walk",
     "Weights",
     "fingerprint",
+    "pairs_of",
     "prepare",
     "record",
     "step_of",

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from relprop.engine.graph import Node, Ref, replace_refs
+from relprop.engine.graph import Node, Ref, replace_refs, value_of
 from relprop.engine.ops import OPS
 from relprop.engine.propagate.program import Program
 from relprop.engine.propagate.weights import Weights
@@ -22,8 +22,7 @@ def record(program: Program, leaves: Mapping[str, Any], store: Weights) -> dict[
     facts = program.facts
 
     def value(ref: Ref) -> Any:
-        held = values[ref.name]
-        return held if ref.index is None else held[ref.index]
+        return value_of(values, ref)
 
     with torch.no_grad():
         for node in program.graph.nodes:

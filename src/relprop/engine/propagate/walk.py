@@ -67,7 +67,7 @@ def walk(
             step = step_of(program, node, held, store, batch, journal)
             shares = OPS[node.operation].propagate(step, arrived)
             passed = []
-            for ref, share in _pairs(node, shares):
+            for ref, share in pairs_of(node, shares):
                 amount = book.handed(node, ref, share, arrived, sums)
                 passed.append(amount)
                 _arrive(relevance, sums, ref, share, amount)
@@ -118,7 +118,7 @@ def _collect(
     return arrived
 
 
-def _pairs(node: Node, shares: Shares) -> list[tuple[Ref, Tensor]]:
+def pairs_of(node: Node, shares: Shares) -> list[tuple[Ref, Tensor]]:
     """Each share with the value it goes to."""
     pairs: list[tuple[Ref, Tensor]] = []
 
