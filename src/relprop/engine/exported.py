@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import sympy  # type: ignore[import-untyped]
 import torch
 from torch import fx
 from torch.export import ExportedProgram
@@ -111,6 +110,8 @@ class _Sizes:
     samples."""
 
     def __init__(self, inputs: Sequence[Any], batched: Sequence[bool]) -> None:
+        import sympy  # type: ignore[import-untyped]  # torch.export has loaded it; importing relprop need not
+
         self.batch: set[Any] = set()
         self.known: dict[Any, Any] = {}
         for value, counts in zip(inputs, batched, strict=True):

@@ -12,7 +12,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import sympy  # type: ignore[import-untyped]
 import torch
 from torch.utils import _pytree as pytree
 
@@ -74,6 +73,8 @@ def with_sizes(graph: Graph, leaves: Sequence[Any]) -> Graph:
 
 def _values(graph: Graph, leaves: Sequence[Any]) -> dict[Any, Any]:
     """The number that each symbol stands for; symbols of the batch are 2, as in every shape of a graph."""
+    import sympy  # type: ignore[import-untyped]  # half a second, which importing relprop need not take
+
     return {
         symbol: sympy.Integer(2 if place is None else leaves[place[0]].shape[place[1]])
         for symbol, place in graph.free.items()
