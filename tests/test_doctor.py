@@ -93,6 +93,22 @@ def test_what_cannot_be_asked_says_why() -> None:
     assert finding.verdict == "not asked" and "gelu" in finding.detail
 
 
+@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_networks_are_healthy(layer: type[nn.Module]) -> None:
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = layer(3, 5, 2, batch_first=True, bidirectional=True)
+            self.head = nn.Linear(10, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(F.relu(self.layer(x)[0]).mean(1))
+
+    report = doctor(Reader().eval(), torch.randn(2, 6, 3))
+    assert report.healthy, report
+    assert report["gradient"].verdict == "not asked"
+
+
 def test_the_report_is_a_table_and_plain_values() -> None:
     report = doctor(small(), example())
     assert all(name in str(report) for name in CHECKS)

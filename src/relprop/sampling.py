@@ -133,9 +133,9 @@ def occlusion(
     fill: Fill = 0.0,
     progress: bool = False,
 ) -> Found:
-    """f(x) − f(x with a window replaced), shared by what the window covers (Zeiler and Fergus 2014).
+    """f(x) − f(x with a window replaced), for every value that the window covers (Zeiler and Fergus 2014).
 
-    A value that several windows cover gets the mean of their drops, as captum has it. Of token ids the window is one
+    A value that several windows cover gets the mean of their drops, as captum has it, so that nothing adds up to f. Of token ids the window is one
     token, its embedding replaced.
 
     Args:

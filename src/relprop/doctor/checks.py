@@ -253,10 +253,14 @@ _PLAIN = Composite(
     ],
     name="lrp0",
 )
+_LINEAR = ("linear", "convolution", "batch_norm", "pool", "addition", "max", "selection")
+"""Kinds of operations that are linear in their data, or linear piece by piece."""
 _PIECEWISE = (
     "aten.relu.", "aten.relu_.", "aten.leaky_relu.", "aten.leaky_relu_.", "aten._prelu_kernel.", "aten.prelu.",
     "aten.dropout.", "aten.clone.", "aten._to_copy.", "aten.alias.", "aten.contiguous.", "aten.neg.",
+    "aten.mul", "aten.div",
 )  # fmt: skip
+"""Activations that are so too; products and quotients stand for scalings by constants here."""
 
 
 def is_gradient_times_input(patient: Patient) -> Measured:
@@ -267,10 +271,8 @@ def is_gradient_times_input(patient: Patient) -> Measured:
     explainer = Explainer(model, _PLAIN)
     _, program = explainer.program(*arguments(inputs))
     for row in program.plan:
-        smooth = row.kind == "activation" and not row.operation.startswith(
-            (*_PIECEWISE, "aten.mul", "aten.div")
-        )
-        if row.kind in ("norm", "product", "softmax", "embedding") or smooth:
+        piecewise = row.kind == "activation" and row.operation.startswith(_PIECEWISE)
+        if row.kind not in _LINEAR and not piecewise:
             return Measured(None, detail=f"only for piecewise linear networks; this one has {row.operation}")
     question = patient.question(model, inputs)
     if not isinstance(question, Tensor):
