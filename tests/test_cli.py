@@ -389,6 +389,7 @@ def test_the_plan_refuses_what_explain_would_refuse(here: Path, run: Run) -> Non
     "arguments, parts",
     [
         (["none.png"], ["none.png", "no such file"]),
+        (["a dull film"], ["a dull film", "reads no text", "--model FOLDER"]),
         (["nets.py"], ["nets.py", "not a picture"]),
         (["empty"], ["empty", "without photographs"]),
         (["cat.png", "--out", "cat.png"], ["--out", "the photograph itself"]),

@@ -15,7 +15,8 @@ from relprop.text import is_folder
 def kind_of_inputs(given: Sequence[str], model: str) -> Literal["photos", "audio", "text"]:
     """The kind of the arguments: by the endings of files, else text where the model is a folder of transformers.
 
-    Raises `InvalidInput` for arguments of several kinds, and for none where the model reads text.
+    Raises `InvalidInput` for arguments of several kinds, for none where the model reads text, and for a text where it reads
+    none.
     """
     kinds = {_kind(one, model) for one in given}
     if len(kinds) > 1:
@@ -33,4 +34,11 @@ def _kind(one: str, model: str) -> Literal["photos", "audio", "text"]:
         return "audio"
     if suffix in PICTURES and (Path(one).is_file() or not is_folder(model) or " " not in one):
         return "photos"
-    return "text" if is_folder(model) else "photos"
+    if is_folder(model):
+        return "text"
+    if not suffix and not Path(one).exists():
+        raise InvalidInput(
+            f"{one}: no such file, and the model {model} reads no text\n"
+            "  do: give a photograph or a recording; for a text, a folder saved by transformers: --model FOLDER"
+        )
+    return "photos"
