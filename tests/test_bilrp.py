@@ -222,3 +222,15 @@ def test_pairs_of_words_are_drawn_with_their_names() -> None:
     assert not np.array_equal(np.asarray(found.picture(title="two sentences")), np.asarray(named))
     with pytest.raises(relprop.InvalidInput, match="words for"):
         found.picture(words=(["a", "cat", "sat", "down"], ["the", "dog"]))
+
+
+def test_pairs_print_their_account_and_no_tensors() -> None:
+    found = relprop.bilrp(
+        nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 4)).eval(), *torch.randn(2, 1, 3)
+    )
+    lines = str(found).splitlines()
+    assert [line.split("  ")[0].strip() for line in lines[:2]] == ["similarity", "relevance"]
+    assert any(line.startswith("absorbed: bias") for line in lines)
+    amounts = [float(line.split()[-1]) for line in lines]
+    assert abs(amounts[0] - sum(amounts[1:])) < 1e-4 * max(1.0, *map(abs, amounts))
+    assert "tensor([[" not in repr(found)

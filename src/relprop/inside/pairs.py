@@ -38,10 +38,10 @@ class Pairs:
         tokens: for texts, the tokens of either side, a list a sample.
     """
 
-    relevance: Tensor
+    relevance: Tensor = field(repr=False)
     similarity: Tensor
-    absorbed: dict[str, Tensor]
-    embeddings: tuple[Tensor, Tensor]
+    absorbed: dict[str, Tensor] = field(repr=False)
+    embeddings: tuple[Tensor, Tensor] = field(repr=False)
     inputs: tuple[Any, Any] = field(repr=False)
     patch: int | None = None
     tokens: tuple[Any, Any] | None = field(repr=False, default=None)
@@ -53,6 +53,16 @@ class Pairs:
         for amount in self.absorbed.values():
             gap = gap - amount
         return gap
+
+    def __str__(self) -> str:
+        """The accounts of the first pair of inputs, a line each, as an audit prints them."""
+        rows = [
+            ("similarity", self.similarity),
+            ("relevance", self.relevance.flatten(1).sum(1)),
+            *((f"absorbed: {reason}", amount) for reason, amount in self.absorbed.items()),
+        ]
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:<{width}}  {float(values[0]):+.6g}" for name, values in rows)
 
     def picture(self, **options: Any) -> Any:
         """The strongest pairs as lines between patches or words, red for and blue against (a PIL image).
