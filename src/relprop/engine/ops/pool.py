@@ -12,7 +12,7 @@ from relprop.engine.ops.linear import LINEAR_RULES, adjoint, affine, by_rule
 from relprop.engine.ops.norm import first_part, named_arguments
 from relprop.engine.ops.table import Operation, first_known, register, rows
 from relprop.engine.ops.window import gathered, scattered, windows_of
-from relprop.engine.rules import RULES, Affine, Attention, Epsilon, MaxPool, Modified, Pass, Product, Softmax
+from relprop.engine.rules import RULES, Affine, Attention, Epsilon, MaxPool, Pass, Product, Softmax
 from relprop.engine.rules.affine import add
 from relprop.engine.spectra import complex_linear
 from relprop.engine.step import Shares, Step
@@ -361,7 +361,7 @@ rows(
 )
 rows(
     "prod prod.dim_int",
-    Operation("product", factors, "inputs", Product(), (Product, Pass, Modified), first_known(0)),
+    Operation("product", factors, "inputs", Product(), (Product, Pass), first_known(0)),
 )
 rows("cumprod", Operation("product", running_factors, "nothing", Product(), (Product, Pass), first_known(0)))
 register(name_of(complex_linear), Operation("pool", from_complex, "both", Epsilon(), (Epsilon,)))

@@ -292,11 +292,3 @@ class Recurrent(Rule):
         """As tables print it: the rule of linear operations, and how products (and unusual sums) are shared."""
         how = "" if self.addition.how == "proportional" else f", addition={self.addition.how!r}"
         return f"Recurrent({self.linear}, product={self.product.how!r}{how})"
-
-
-@dataclass(frozen=True)
-class Modified(Rule):
-    """A backward walk that is no relevance but a gradient: "gradient", "deconvolution" or "guided" at
-    activations."""
-
-    how: Literal["gradient", "deconvolution", "guided"] = "gradient"

@@ -13,29 +13,14 @@ from relprop.engine.ops.elementwise.choices import split
 from relprop.engine.ops.elementwise.signs import clamp_known, power_known, product_known, threshold_known
 from relprop.engine.ops.elementwise.sums import sum_to
 from relprop.engine.ops.table import Nonnegative, Operation, first_known, rows
-from relprop.engine.rules import Modified, Pass
+from relprop.engine.rules import Pass
 from relprop.engine.step import Shares, Step
 
 
 def pass_first(step: Step, relevance: Tensor) -> Shares:
     """The identity: the first argument receives the output's relevance (AttnLRP, Eq. 9), also where φ(0) is
     not 0."""
-    rule = step.rule
-    if isinstance(rule, Modified):
-        if rule.how != "gradient":
-            relevance = relevance.clamp(min=0)
-        if rule.how != "deconvolution":
-            relevance = _local_gradient(step, relevance)
     return Shares({0: relevance})
-
-
-def _local_gradient(step: Step, relevance: Tensor) -> Tensor:
-    """φ'(x) R."""
-    with torch.enable_grad():
-        leaf: Tensor = step.args[0].detach().requires_grad_()
-        y = step.function(leaf, *step.args[1:], **step.kwargs)
-    grads: tuple[Tensor, ...] = torch.autograd.grad(y, leaf, relevance)
-    return grads[0]
 
 
 def clamped(step: Step, relevance: Tensor) -> Shares:
@@ -68,10 +53,10 @@ def activation(
     fixed: dict[int, str] | None = None,
 ) -> None:
     """Rows for elementwise functions: the identity rule."""
-    row = Operation(
-        "activation", pass_first, "inputs", Pass(), (Pass, Modified), nonnegative, refuses, fixed or {}
+    rows(
+        names,
+        Operation("activation", pass_first, "nothing", Pass(), (Pass,), nonnegative, refuses, fixed or {}),
     )
-    rows(names, row)
 
 
 def _training(node: Node) -> str | None:
