@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from relprop import analyse
 from relprop import evaluate as ev
 from relprop.evaluate import arithmetic, localisation, stability, statistics, subsets
 from relprop.evaluate.arrays import order, rank_of
@@ -28,8 +29,6 @@ ANALYSIS = "an analysis over a data set, not an evaluation"
 LEFT_OUT = dict.fromkeys(
     (
         "laplacian_eigengap", "knn_affinity", "two_components", "fda_tau", "p_clarc_projection", "cav_signal_pattern",
-        "document_vector", "document_vector_elementwise", "tfidf", "knn_accuracy",
-        "trial_to_trial_correlation", "frame_relevance_border", "object_relevance_share",
     ),
     ANALYSIS,
 )  # fmt: skip
@@ -334,3 +333,56 @@ def average_rank_friedman(inputs: Any, parameters: Any, expected: Any) -> None:
     found = statistics.friedman(inputs["scores_images_by_methods"])
     same(found.mean, expected["mean_ranks"])
     same([found.chi2, found.p], [expected["chi2"], expected["p"]])
+
+
+@case
+def document_vector(inputs: Any, parameters: Any, expected: Any) -> None:
+    given = inputs["relevance"], inputs["word_vectors"]
+    same(analyse.document_vectors(*given), expected["vector"])
+    same(analyse.document_vectors(*given, normalise=True), expected["unit"])
+    same(analyse.document_vectors(np.ones(3), inputs["word_vectors"]), expected["uniform"])
+
+
+@case
+def document_vector_elementwise(inputs: Any, parameters: Any, expected: Any) -> None:
+    same(
+        analyse.document_vectors(inputs["elementwise_relevance"], inputs["word_vectors"]), expected["vector"]
+    )
+
+
+@case
+def tfidf(inputs: Any, parameters: Any, expected: Any) -> None:
+    counts, frequency = inputs["document_counts"], inputs["document_frequency"]
+    found = analyse.tfidf(list(counts.values()), inputs["documents"], [frequency[word] for word in counts])
+    same(found, [expected[word] for word in counts])
+
+
+@case
+def knn_accuracy(inputs: Any, parameters: Any, expected: Any) -> None:
+    given = inputs["train"], inputs["labels"], inputs["test"]
+    same(analyse.knn(*given, parameters["k"]), expected["predicted"])
+    same(analyse.knn_accuracy(*given, inputs["test_labels"], parameters["k"]), expected["accuracy"])
+
+
+@case
+def trial_to_trial_correlation(inputs: Any, parameters: Any, expected: Any) -> None:
+    pairs = analyse.trial_correlation(inputs["trials"])
+    same(pairs, expected["pairs"])
+    same(pairs.mean(), expected["mean"])
+    same(analyse.fisher_mean(pairs), expected["fisher_z_mean"])
+
+
+@case
+def frame_relevance_border(inputs: Any, parameters: Any, expected: Any) -> None:
+    found = analyse.along_time(inputs["frame_sums"], border=parameters["border_frames"])
+    same(found.share, expected["share"])
+    same(found.border, expected["border_ratio"])
+    same(found.centroid, expected["temporal_centroid"])
+
+
+@case
+def object_relevance_share(inputs: Any, parameters: Any, expected: Any) -> None:
+    masks = {name: [mask] for name, mask in inputs["masks"].items()}
+    for name, region in analyse.regions([inputs["relevance"]], masks).items():
+        same(region.share[0], expected[name])
+        same(region.enrichment[0], expected[f"{name}_enrichment"])
