@@ -46,6 +46,7 @@ ORDER = [
     "text.opened",
     "text.read",
     "text",
+    "store",
     "explanation",
     "classical.kernels",
     "classical.operations",
@@ -203,7 +204,7 @@ def test_public_names_are_exactly_those_listed() -> None:
     public = {
         name for name, value in vars(relprop).items() if not name.startswith("_") and not _is_submodule(value)
     }
-    assert public | {"rules", "presets"} == set(relprop.__all__) | {"presets"}
+    assert public | {"rules", "store", "presets"} == set(relprop.__all__) | {"presets"}
     assert relprop.__all__ == sorted(
         relprop.__all__, key=lambda name: (not name.isupper(), not name[0].isupper(), name)
     )
@@ -216,7 +217,7 @@ def _is_submodule(value: object) -> bool:
 def test_importing_relprop_loads_no_extra() -> None:
     code = (
         "import sys, relprop;"
-        "print([m for m in ('matplotlib','PIL','typer','rich','torchvision','timm','zennit','captum','sklearn','scipy','sympy','transformers','onnx','keras') if m in sys.modules])"
+        "print([m for m in ('matplotlib','PIL','typer','rich','torchvision','timm','zennit','captum','sklearn','scipy','sympy','transformers','onnx','keras','zarr') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

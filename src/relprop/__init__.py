@@ -1,6 +1,6 @@
 """relprop: why a model predicted what it predicted, with an account that adds up."""
 
-from relprop import rules
+from relprop import rules, store
 from relprop.doctor import doctor
 from relprop.engine.ops import OPS, Operation, register
 from relprop.engine.plan import Composite, Plan
@@ -51,4 +51,5 @@ __all__ = [
     "presets",
     "register",
     "rules",
+    "store",
 ]
