@@ -119,6 +119,10 @@ ORDER = [
     "evaluate",
     "analyse.domains",
     "analyse.documents",
+    "analyse.result",
+    "analyse.graph",
+    "analyse.fisher",
+    "analyse.projection",
     "analyse",
     "doctor.findings",
     "doctor.textbook",
@@ -217,7 +221,7 @@ def _is_submodule(value: object) -> bool:
 def test_importing_relprop_loads_no_extra() -> None:
     code = (
         "import sys, relprop;"
-        "print([m for m in ('matplotlib','PIL','typer','rich','torchvision','timm','zennit','captum','sklearn','scipy','sympy','transformers','onnx','keras','zarr') if m in sys.modules])"
+        "print([m for m in ('matplotlib','PIL','typer','rich','torchvision','timm','zennit','captum','sklearn','scipy','sympy','transformers','onnx','keras','zarr','umap','pynndescent') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
