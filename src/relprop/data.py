@@ -74,13 +74,12 @@ class Preprocessing:
                 f"a photograph of {photograph.width} × {photograph.height} pixels is too narrow\n"
                 f"  do: give one whose sides differ by a factor of at most {NARROW}"
             )
-        width, height = scaled = self._scaled(photograph.width, photograph.height)
+        scaled, (left, top) = self._scaled(photograph.width, photograph.height)
         picture = (
             photograph.resize(scaled, _filter(self.interpolation))
             if scaled != photograph.size
             else photograph
         )
-        left, top = round((width - self.size) / 2.0), round((height - self.size) / 2.0)
         picture = picture.crop((left, top, left + self.size, top + self.size))
         return picture.convert("L") if len(self.mean) == 1 else picture
 
@@ -91,12 +90,26 @@ class Preprocessing:
         mean, std = (torch.tensor(v, dtype=torch.float32)[:, None, None] for v in (self.mean, self.std))
         return values.contiguous().to(torch.float32).div(255).sub(mean).div(std)
 
-    def _scaled(self, width: int, height: int) -> tuple[int, int]:
+    def placed(
+        self, box: tuple[float, float, float, float], width: int, height: int
+    ) -> tuple[float, float, float, float]:
+        """Where a box (left, top, right, bottom) of a photograph of `width` × `height` pixels lies in its crop.
+
+        It may reach over the crop's edges, or lie beyond them.
+        """
+        scaled, (left, top) = self._scaled(width, height)
+        across, down = scaled[0] / width, scaled[1] / height
+        return box[0] * across - left, box[1] * down - top, box[2] * across - left, box[3] * down - top
+
+    def _scaled(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The size of the whole photograph before the crop, and the crop's left and top."""
         if self.squash:
-            return self.resize, self.resize
-        if width <= height:
-            return self.resize, int(self.resize * height / width)
-        return int(self.resize * width / height), self.resize
+            wide = high = self.resize
+        elif width <= height:
+            wide, high = self.resize, int(self.resize * height / width)
+        else:
+            wide, high = int(self.resize * width / height), self.resize
+        return (wide, high), (round((wide - self.size) / 2.0), round((high - self.size) / 2.0))
 
     def __str__(self) -> str:
         way = "both sides" if self.squash else "shorter side"

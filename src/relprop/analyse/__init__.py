@@ -1,5 +1,8 @@
 """What a whole data set of relevance says: strategies class by class, context use, comparisons, document vectors."""
 
+from relprop.analyse.boxes import Box, box_mask, output_names, read_boxes, read_classes
+from relprop.analyse.comparison import Alike, Contrast, ModelComparison, Paired, compare_maps, mcnemar
+from relprop.analyse.context import ContextGap, ContextRow, ContextUse, context_gap, context_use
 from relprop.analyse.documents import (
     Power,
     document_vectors,
@@ -24,36 +27,59 @@ from relprop.analyse.result import (
     Place,
     load,
 )
+from relprop.analyse.words import WordRow, class_words, coherence, compare_words, kind_shares, words_of
 
 __all__ = [
     "FLAGGED",
     "SYMMETRIES",
     "TAUS",
+    "Alike",
     "Analysis",
+    "Box",
     "ClassAnalysis",
     "Cluster",
     "Confirmation",
+    "ContextGap",
+    "ContextRow",
+    "ContextUse",
+    "Contrast",
     "Effect",
     "Evidence",
+    "ModelComparison",
+    "Paired",
     "Place",
     "Power",
     "Profile",
     "Region",
+    "WordRow",
     "along_time",
+    "box_mask",
+    "class_words",
+    "coherence",
+    "compare_maps",
+    "compare_words",
+    "context_gap",
+    "context_use",
     "document_vectors",
     "eigengap",
     "explanatory_power",
     "fisher_discriminant",
     "fisher_mean",
+    "kind_shares",
     "knn",
     "knn_accuracy",
     "knn_affinity",
     "laplacian_spectrum",
     "load",
+    "mcnemar",
+    "output_names",
     "principal",
     "project_out",
+    "read_boxes",
+    "read_classes",
     "regions",
     "signal_pattern",
     "tfidf",
     "trial_correlation",
+    "words_of",
 ]
