@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -47,19 +47,34 @@ def open_recording(path: str | Path, rate: int | None = None) -> Recording:
         raise InvalidInput(f"{file}: a folder, not a recording")
     if not file.exists():
         raise InvalidInput(f"{file}: no such file")
+    return read_recording(file, str(file), rate)
+
+
+def read_recording(file: Path | BinaryIO, name: str, rate: int | None = None) -> Recording:
+    """As `open_recording`, of a file or of what was read of one; `name` is for errors."""
     reader = _soundfile()
     try:
         values, own = reader.read(file, dtype="float32", always_2d=True)
     except Exception as error:  # LibsndfileError, and OSError for what cannot be read
         cause = str(error).strip().split("\n")[0] or type(error).__name__
-        raise InvalidInput(f"{file}: a damaged or unreadable recording ({cause})") from error
+        raise InvalidInput(f"{name}: a damaged or unreadable recording ({cause})") from error
     samples = np.asarray(values, dtype=np.float32).mean(axis=1)
     if samples.size == 0:
-        raise InvalidInput(f"{file}: an empty recording\n  do: give one with at least one sample")
+        raise InvalidInput(f"{name}: an empty recording\n  do: give one with at least one sample")
     if not np.isfinite(samples).all():
-        raise InvalidInput(f"{file}: its samples are NaN or infinite\n  do: record or convert it again")
+        raise InvalidInput(f"{name}: its samples are NaN or infinite\n  do: record or convert it again")
     recording = Recording(torch.from_numpy(samples), int(own))
     return recording if rate is None else resampled(recording, rate)
+
+
+def seconds_of(path: str | Path) -> float:
+    """How long the recording in a file is, by its head alone; 0 where it cannot be read."""
+    try:
+        return float(_soundfile().info(path).duration)
+    except MissingExtra:
+        raise
+    except Exception:  # as in `read_recording`, which tells what is wrong
+        return 0.0
 
 
 def resampled(recording: Recording, rate: int) -> Recording:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
@@ -125,23 +125,28 @@ def open_photograph(path: str | Path) -> Image:
 
     Raises `InvalidInput` where there is no such file or it is no readable picture.
     """
-    pil = pillow()
     file = Path(path)
     if file.is_dir():
         raise InvalidInput(f"{file}: a folder, not a photograph")
     if not file.exists():
         raise InvalidInput(f"{file}: no such file")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return read_photograph(file, str(file))
+
+
+def read_photograph(file: Path | BinaryIO, name: str) -> Image:
+    """As `open_photograph`, of a file or of what was read of one; `name` is for errors. Pillow's warnings come through."""
+    pil = pillow()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with pil.Image.open(file) as opened:
-                upright: Image = _rgb(pil, pil.ImageOps.exif_transpose(opened))
-                return upright
+        with pil.Image.open(file) as opened:
+            upright: Image = _rgb(pil, pil.ImageOps.exif_transpose(opened))
+            return upright
     except pil.UnidentifiedImageError as error:
-        raise InvalidInput(f"{file}: not a picture in a format that Pillow reads") from error
+        raise InvalidInput(f"{name}: not a picture in a format that Pillow reads") from error
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, …
         cause = str(error).strip().split("\n")[0] or type(error).__name__
-        raise InvalidInput(f"{file}: a damaged or unreadable picture ({cause})") from error
+        raise InvalidInput(f"{name}: a damaged or unreadable picture ({cause})") from error
 
 
 def _rgb(pil: Any, picture: Any) -> Any:

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from relprop import Explainer, Explanation
 from relprop.audio import Recording, open_recording
 from relprop.cli import printing
 from relprop.cli.photos import places
 from relprop.errors import InvalidInput
-from relprop.models import Loaded, listener, load, source_of, usable
+from relprop.models import Loaded, features_of, listener, load, source_of, usable
 from relprop.targets import main_output
-from relprop.text import is_folder, labels_of, parameters_of
+from relprop.text import is_folder, labels_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def listened(asked: Heard, file: Path, picture: Path) -> Listened:
         model = model.to(usable(asked.device))
         loaded = Loaded(model, type(model).__name__, f"of the folder {asked.model}", classes=labels_of(model))
         recording = open_recording(file, own if asked.rate is None else asked.rate)
-        inputs: Any = _features(model, features, recording, asked.device)
+        inputs: Any = features_of(model, features, recording, asked.device)
         name = getattr(model, "main_input_name", "input_values")
         name = name if name in inputs else next(iter(inputs))
     else:
@@ -97,25 +97,6 @@ def listened(asked: Heard, file: Path, picture: Path) -> Listened:
     explainer = Explainer(loaded.model, asked.rules, asked.method)
     explanation = explainer(inputs, loaded.target(asked.target))
     return Listened(file, recording, loaded, explanation, name, picture)
-
-
-def _features(model: nn.Module, features: Any, recording: Recording, device: str) -> dict[str, Tensor]:
-    """What the folder's feature extractor makes of a recording, as far as the model takes it."""
-    try:
-        held = features(recording.samples.numpy(), sampling_rate=recording.rate, return_tensors="pt")
-    except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise InvalidInput(
-            f"model: its feature extractor refuses the recording ({lines[0]})\n"
-            "  do: give a recording at the rate and length that the model takes"
-        ) from error
-    takes = parameters_of(model)
-    weight = next((w for w in model.parameters() if w.is_floating_point()), None)
-    return {
-        name: value.to(device, weight.dtype if weight is not None and value.is_floating_point() else None)
-        for name, value in held.items()
-        if isinstance(value, Tensor) and (not takes or name in takes)
-    }
 
 
 def draw(found: Listened) -> None:

@@ -14,12 +14,12 @@ from torch import nn
 
 from relprop.data import Preprocessing
 from relprop.errors import InvalidInput
-from relprop.models.listeners import listener
+from relprop.models.listeners import features_of, listener
 from relprop.models.loaded import Loaded, first_line
 from relprop.models.sources import SOURCES, source_of
 from relprop.models.weights import state_dict
 
-__all__ = ["SOURCES", "Loaded", "listener", "load", "source_of", "state_dict", "usable"]
+__all__ = ["SOURCES", "Loaded", "features_of", "listener", "load", "source_of", "state_dict", "usable"]
 
 
 def load(

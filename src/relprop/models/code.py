@@ -23,20 +23,7 @@ def called(name: str) -> nn.Module:
 
     Random weights are the same in every call. Raises `InvalidInput` where it cannot be had.
     """
-    found = _attribute(name)
-    if not isinstance(found, nn.Module) and not callable(found):
-        raise InvalidInput(
-            f"model: {name} is a {type(found).__name__}\n  do: give a callable that returns a torch.nn.Module"
-        )
-    if not isinstance(found, nn.Module):
-        try:
-            with _seeded():
-                found = found()
-        except Exception as error:
-            raise InvalidInput(
-                f"model: {name}() failed: {_cause(error)}\n"
-                "  do: give a callable that needs no arguments and returns a torch.nn.Module"
-            ) from error
+    found = named(name, "model", nn.Module, "torch.nn.Module")
     if not isinstance(found, nn.Module):
         raise InvalidInput(
             f"model: {name}() returned a {type(found).__name__}\n  do: return a torch.nn.Module"
@@ -44,26 +31,48 @@ def called(name: str) -> nn.Module:
     return found
 
 
-def _attribute(name: str) -> Any:
+def named(name: str, what: str, kind: type, words: str) -> Any:
+    """What "package.module:callable" is, where that is of the kind wanted, else what it returns; `what`: for errors.
+
+    Raises `InvalidInput` where it cannot be had.
+    """
+    found = _attribute(name, what)
+    if isinstance(found, kind) and not isinstance(found, type):
+        return found
+    if not callable(found):
+        raise InvalidInput(
+            f"{what}: {name} is a {type(found).__name__}\n  do: give a callable that returns a {words}"
+        )
+    try:
+        with _seeded():
+            return found()
+    except Exception as error:
+        raise InvalidInput(
+            f"{what}: {name}() failed: {_cause(error)}\n"
+            f"  do: give a callable that needs no arguments and returns a {words}"
+        ) from error
+
+
+def _attribute(name: str, what: str) -> Any:
     """What a module of the user's has under a name."""
     module_name, _, attribute = name.partition(":")
     if module_name.endswith(".py") or "/" in module_name:
         dotted = module_name.removesuffix(".py").strip("./").replace("/", ".")
         raise InvalidInput(
-            f"model: {module_name!r} is a file, not a module\n"
+            f"{what}: {module_name!r} is a file, not a module\n"
             f"  do: write {dotted}:{attribute}, from its folder"
         )
-    found = module = _imported(module_name)
+    found = module = _imported(module_name, what)
     for part in attribute.split("."):
         if not hasattr(found, part):
             near = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
             where = getattr(module, "__file__", "built in")
-            raise InvalidInput(f"model: {module_name} ({where}) has no {attribute!r}{meant(near)}")
+            raise InvalidInput(f"{what}: {module_name} ({where}) has no {attribute!r}{meant(near)}")
         found = getattr(found, part)
     return found
 
 
-def _imported(name: str) -> Any:
+def _imported(name: str, what: str) -> Any:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -72,13 +81,13 @@ def _imported(name: str) -> Any:
             return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
-            raise InvalidInput(f"model: {name} imports {error.name!r}, which is not installed") from error
+            raise InvalidInput(f"{what}: {name} imports {error.name!r}, which is not installed") from error
         raise InvalidInput(
-            f"model: there is no module {name!r} in {here} or among the installed packages\n"
+            f"{what}: there is no module {name!r} in {here} or among the installed packages\n"
             "  do: give package.module:callable, from the folder that holds the package"
         ) from error
     except (Exception, SystemExit) as error:  # a script without a main guard may leave the process
-        raise InvalidInput(f"model: {name} cannot be imported: {_cause(error)}") from error
+        raise InvalidInput(f"{what}: {name} cannot be imported: {_cause(error)}") from error
 
 
 @contextmanager

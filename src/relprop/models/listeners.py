@@ -6,11 +6,12 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from relprop.audio import Recording
 from relprop.errors import InvalidInput
 from relprop.models.loaded import first_line
-from relprop.text import folder_model
+from relprop.text import folder_model, parameters_of
 
 
 def listener(folder: str | Path) -> tuple[nn.Module, Any, int]:
@@ -41,3 +42,24 @@ def listener(folder: str | Path) -> tuple[nn.Module, Any, int]:
             "  do: give a model that hears"
         )
     return model, features, rate
+
+
+def features_of(model: nn.Module, features: Any, recording: Recording, device: str) -> dict[str, Tensor]:
+    """What the folder's feature extractor makes of a recording, as far as the model takes it, with a batch of one.
+
+    Raises `InvalidInput` where it refuses the recording.
+    """
+    try:
+        held = features(recording.samples.numpy(), sampling_rate=recording.rate, return_tensors="pt")
+    except Exception as error:
+        raise InvalidInput(
+            f"model: its feature extractor refuses the recording ({first_line(error)})\n"
+            "  do: give a recording at the rate and length that the model takes"
+        ) from error
+    takes = parameters_of(model)
+    weight = next((w for w in model.parameters() if w.is_floating_point()), None)
+    return {
+        name: value.to(device, weight.dtype if weight is not None and value.is_floating_point() else None)
+        for name, value in held.items()
+        if isinstance(value, Tensor) and (not takes or name in takes)
+    }
