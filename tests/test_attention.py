@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import relprop
 from relprop.engine.rules import Addition, Attention, Epsilon, Pass, Product, Rule, Softmax
@@ -131,6 +132,51 @@ def test_fused_attention_equals_written_out(name: str, rule: Rule) -> None:
     first, _ = compare(Calls(fused, *given), Calls(plain, *given), operands(kv), exact(rule))
     if rule.how in ("signal", "second"):  # type: ignore[attr-defined]
         assert not first.relevance[0].any() and not first.relevance[1].any()
+
+
+@pytest.mark.filterwarnings("ignore::relprop.RelevanceWarning")
+@pytest.mark.parametrize("name", VARIANTS)
+def test_queries_walked_in_blocks_get_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kv, mask, causal, scale = VARIANTS[name]
+    given = () if mask is None else (mask,)
+
+    def fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        return F.scaled_dot_product_attention(
+            q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=kv != HEADS
+        )
+
+    model, inputs = Calls(fused, *given).eval(), operands(kv)
+    whole = relprop.explain(model, inputs, 1, "attn_lrp")
+    monkeypatch.setattr("relprop.engine.ops.attention._BLOCK", B * HEADS * S * 2)
+    parts = relprop.explain(model, inputs, 1, "attn_lrp")
+    assert parts.audit is not None and parts.audit.closes
+    for a, b in zip(whole.relevance, parts.relevance, strict=True):
+        torch.testing.assert_close(a, b, rtol=CLOSE, atol=CLOSE)
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the most numbers that one floating tensor held."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        for part in found if isinstance(found, tuple | list) else (found,):
+            if isinstance(part, Tensor) and part.is_floating_point():
+                self.count = max(self.count, part.numel())
+        return found
+
+
+def test_long_sequences_hold_no_matrix_of_queries_and_keys() -> None:
+    def causal(x: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(x, x, x, is_causal=True)
+
+    model, x = Calls(causal).eval(), torch.randn(1, 4, 2048, 8)
+    explainer = relprop.Explainer(model, "attn_lrp")
+    with Largest() as largest:
+        result = explainer(x, 1)
+    assert result.audit is not None and result.audit.closes
+    assert x.numel() <= largest.count <= 4 * 2048 * 2048 / 8
 
 
 @pytest.mark.filterwarnings("ignore::relprop.RelevanceWarning")

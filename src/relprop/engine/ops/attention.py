@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.engine.graph import Node, refs
+from relprop.engine.graph import Node, Ref, refs
 from relprop.engine.ops.norm import argument_named, first_part, named_arguments
 from relprop.engine.ops.table import Operation, rows
 from relprop.engine.rules import Attention, Pass, Product, Softmax
-from relprop.engine.step import Shares, Step
+from relprop.engine.rules.affine import add
+from relprop.engine.step import Layout, Shares, Step
 
 MASKED = -3e4
 """Logits below this are those of a mask: −∞, the minimum of a type, or a large number."""
@@ -80,6 +81,16 @@ class _Heads:
     added: Tensor | None  # a mask of numbers, which broadcasts to the logits
     hidden: Tensor | None  # True where a key is masked
 
+    def of_queries(self, block: slice) -> _Heads:
+        """The same for some of the queries."""
+
+        def some(mask: Tensor | None) -> Tensor | None:
+            return mask if mask is None or mask.dim() < 2 or mask.shape[-2] == 1 else mask[..., block, :]
+
+        return _Heads(
+            self.query[..., block, :], self.key, self.value, self.scale, some(self.added), some(self.hidden)
+        )
+
 
 def _heads(a: dict[str, Any]) -> _Heads:
     """The operands of a fused attention by its arguments' names; keys and values of grouped queries are
@@ -104,29 +115,69 @@ def attention(step: Step, relevance: Any) -> Shares:
     Each of the two products hands half of the ε rule to either factor (all of it to the one that is data),
     the softmax follows Prop. 3.1 on the scaled logits. With the rule's "signal" everything goes to V (CP-LRP,
     Ali et al. 2022). A mask takes no share where it hides or adds zero; a bias added to the logits takes its
-    part of the sum.
+    part of the sum. Long sequences are walked a block of queries at a time, so that no matrix of all queries
+    and keys is held.
     """
     r, index = first_part(relevance)
-    rule = step.rule if isinstance(step.rule, Product) else Attention()
     a = named_arguments(step)
     h = _heads(a)
     names = list(a)
-    data = {name: _is_data(step, names.index(name), name) for name in ("query", "key", "value")}
     mask_name = "attn_mask" if "attn_mask" in a else "attn_bias"
-    mask_is_data = h.added is not None and _is_data(step, names.index(mask_name), mask_name)
+    data = {name: _is_data(step, names.index(name), name) for name in ("query", "key", "value")}
+    data["mask"] = h.added is not None and _is_data(step, names.index(mask_name), mask_name)
+    parts: dict[str, list[Tensor]] = {}
+    book: dict[str, Tensor] = {}
+    for block in _blocks(h, step.layout_of(Ref(step.node.name, index))):
+        found, amounts = _walk_block(step, h.of_queries(block), data, r[..., block, :], index)
+        for reason, amount in amounts.items():
+            add(book, reason, amount)
+        for name, share in found.items():
+            if name in ("key", "value") and name in parts:
+                parts[name][0] = parts[name][0] + share
+            else:
+                parts.setdefault(name, []).append(share)
+    shares = {name: torch.cat(found, -2) if len(found) > 1 else found[0] for name, found in parts.items()}
+    if "bias" in shares:
+        step.give(argument_named(step, mask_name), shares.pop("bias"))
+    if "mask" in shares:
+        shares[mask_name] = shares.pop("mask")
+    placed: dict[int | str, Any] = {}
+    for name, share in shares.items():
+        position = names.index(name)
+        placed[position if position < len(step.args) else name] = _fold(share, a[name])
+    return Shares(placed, book)
+
+
+_BLOCK = 1 << 20
+"""Weights of attention (queries times keys, of all heads and samples) that are held at a time."""
+
+
+def _blocks(h: _Heads, layout: Layout | None) -> list[slice]:
+    """The queries in blocks; all at once where few weights are held, or where the samples lie along the queries."""
+    count = h.query.shape[-2]
+    weights = h.query[..., 0, 0].numel() * h.key.shape[-2]
+    along = layout is not None and layout.dimension >= h.query.dim() - 2
+    size = count if along else max(1, min(count, _BLOCK // max(1, weights)))
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)] or [slice(0, 0)]
+
+
+def _walk_block(
+    step: Step, h: _Heads, data: dict[str, bool], r: Tensor, index: int | None
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The shares of some queries' heads ("bias": of a mask of weights), and what is absorbed."""
+    rule = step.rule if isinstance(step.rule, Product) else Attention()
     book: dict[str, Tensor] = {}
 
     def enter(reason: str, values: Tensor) -> None:
-        amount = step.account(values, index)
-        book[reason] = book[reason] + amount if reason in book else amount
+        add(book, reason, step.account(values, index))
 
     raw = h.query @ h.key.mT * h.scale
     logits = raw if h.added is None else raw + h.added
     logits = logits if h.hidden is None else logits.masked_fill(h.hidden, -torch.inf)
     weights = torch.softmax(logits, -1).nan_to_num(
         nan=0.0
-    )  # a query that may look at nothing: all zero, as in torch
-    varies = data["query"] or data["key"] or mask_is_data  # the weights depend on what is explained
+    )  # a query that may look at nothing: zero, as in torch
+    varies = data["query"] or data["key"] or data["mask"]  # the weights depend on what is explained
     through = varies and not (rule.how in ("signal", "second") and data["value"])
     s = _quotient(r, weights @ h.value, rule.epsilon, enter)
     to_value = 1.0 if not through else _half(data["value"], True, rule.how, first=False)
@@ -145,17 +196,21 @@ def attention(step: Step, relevance: Any) -> Shares:
                 enter("softmax_bias", bias)
             if h.added is not None:
                 of_logits, of_mask = _without_mask(of_logits, raw, h.added, weights, rule.epsilon, enter)
-                if mask_is_data:
-                    shares[mask_name] = of_mask
+                if data["mask"]:
+                    shares["mask"] = of_mask
                 else:
-                    enter("bias" if step.is_parameter(names.index(mask_name)) else "constant", of_mask)
-                    step.give(argument_named(step, mask_name), of_mask)
+                    learned = _is_learned(step)
+                    enter("bias" if learned else "constant", of_mask)
+                    if step.journal is not None:
+                        shares["bias"] = of_mask
             _share_products(h, raw, of_logits, data, rule, shares, enter)
-    placed: dict[int | str, Any] = {}
-    for name, share in shares.items():
-        position = names.index(name)
-        placed[position if position < len(step.args) else name] = _fold(share, a[name])
-    return Shares(placed, book)
+    return shares, book
+
+
+def _is_learned(step: Step) -> bool:
+    """Whether the mask of numbers is computed from weights alone."""
+    names = list(named_arguments(step))
+    return step.is_parameter(names.index("attn_mask" if "attn_mask" in names else "attn_bias"))
 
 
 def _is_data(step: Step, position: int, name: str) -> bool:
