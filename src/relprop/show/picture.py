@@ -86,7 +86,7 @@ def save(picture: Image.Image, path: str | os.PathLike[str]) -> Path:
             "  do: create the folder first, or choose another path"
         )
     options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
-    with _whole(target) as file:
+    with whole(target) as file:
         picture.convert("RGB").save(file, format=kind, **options)
     return target
 
@@ -100,13 +100,13 @@ def save_page(body: str, path: str | os.PathLike[str]) -> Path:
             "  do: create the folder first, or choose another path"
         )
     page = f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>relprop</title></head><body>{body}</body></html>\n'
-    with _whole(target) as file:
+    with whole(target) as file:
         file.write(page.encode("utf-8"))
     return target
 
 
 @contextmanager
-def _whole(target: Path) -> Iterator[IO[bytes]]:
+def whole(target: Path) -> Iterator[IO[bytes]]:
     """A file that appears at its place when it is complete; a failure leaves an older one as it was."""
     draft = target.with_name(f".{uuid.uuid4().hex}.part")
     try:
