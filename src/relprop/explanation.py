@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,7 @@ class Explanation:
         method: the method's name.
         text: the tokens of the explained texts and their places; None where the inputs are no text.
         standard_error: of relevance that was sampled, in its form; None for methods that do not sample.
+        features: of a table, the names of its columns, or a range of their numbers; None where the inputs are no table.
     """
 
     relevance: Any
@@ -50,6 +52,7 @@ class Explanation:
     _at: Inside | None = field(repr=False, default=None)
     text: Tokenised | None = field(repr=False, default=None)
     standard_error: Any = field(repr=False, default=None)
+    features: Sequence[Any] | None = field(repr=False, default=None)
 
     @property
     def tokens(self) -> list[list[Token]]:
@@ -124,8 +127,8 @@ class Explanation:
         return self._at
 
     def heatmap(self, image: Any = None, **options: Any) -> Any:
-        """A picture of the relevance (a PIL image): maps for images, coloured text, a plot for series; zero is the
-        neutral colour.
+        """A picture of the relevance (a PIL image): maps for images, coloured text, a plot for series, bars for the
+        columns of a table; zero is the neutral colour.
 
         Args:
             image: what the map is laid over; by default the explained input itself where it is an image.
@@ -138,6 +141,8 @@ class Explanation:
             texts = show.coloured(text.tokens(self.relevance), text.texts, **options)
             return show.text_picture(texts, **colours)
         relevance = self._single()
+        if image is None and self.features is not None and "kind" not in options:
+            return show.features(relevance, self.features, self.inputs, **options)
         if (
             image is None
             and relevance.dim() == 4

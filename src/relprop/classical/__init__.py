@@ -7,7 +7,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from relprop.classical import clusters, compose, linear, local, machines, mixtures, transformers, words
+from relprop.classical import (
+    clusters,
+    compose,
+    linear,
+    local,
+    machines,
+    mixtures,
+    several,
+    transformers,
+    words,
+)
 from relprop.classical.build import ESTIMATORS, TRANSFORMERS, Place, Score, is_estimator
 from relprop.classical.clusters import KernelKMeans
 from relprop.classical.explained import RULES, Estimator, rewritten
@@ -35,7 +45,17 @@ __all__ = [
     "to_module",
 ]
 
-_FILLED = (clusters, compose, linear, local, machines, mixtures, transformers, words)  # they enter their rows
+_FILLED = (
+    clusters,
+    compose,
+    linear,
+    local,
+    machines,
+    mixtures,
+    several,
+    transformers,
+    words,
+)  # they enter their rows
 
 
 def to_module(

@@ -30,11 +30,13 @@ class Score:
         kind: "classes", "values", "outlier", "clusters" or "features".
         own: the estimator's own score of features, as an array, which the network's output equals.
         labels: the names of the outputs: classes, clusters. Two labels and one output: the output speaks for the second.
+        several: whether two labels have an output each (a model that gives any number of labels to a sample).
     """
 
     kind: str
     own: Callable[[Any], Any]
     labels: tuple[Any, ...] = ()
+    several: bool = False
 
 
 @dataclass
@@ -144,6 +146,38 @@ ESTIMATORS: dict[str, Predict] = {}
 """From the name of an estimator's class to its rewriting."""
 
 
+OPENED: dict[str, str] = {
+    "GridSearchCV": "best_estimator_",
+    "RandomizedSearchCV": "best_estimator_",
+    "HalvingGridSearchCV": "best_estimator_",
+    "HalvingRandomSearchCV": "best_estimator_",
+    "FrozenEstimator": "estimator",
+    "FixedThresholdClassifier": "estimator_",
+    "TunedThresholdClassifierCV": "estimator_",
+    "SelfTrainingClassifier": "estimator_",
+    "RANSACRegressor": "estimator_",
+}
+"""Estimators that have the score of the one within: from the class to the attribute that holds it."""
+
+_PARTS = "its score is no sum of the scores of the estimators within"
+_SEARCH = "its transform is the result of a search, not a function written down"
+
+CLOSED: dict[str, tuple[str, str]] = {
+    "CalibratedClassifierCV": (_PARTS, "explain a machine within: model.calibrated_classifiers_[0].estimator"),
+    **dict.fromkeys(
+        (
+            "VotingClassifier", "StackingClassifier", "StackingRegressor", "BaggingClassifier", "BaggingRegressor",
+            "MultiOutputClassifier", "ClassifierChain", "RegressorChain",
+        ),
+        (_PARTS, "explain the estimators within, one by one: model.estimators_"),
+    ),
+    "OutputCodeClassifier": (_PARTS, "use OneVsRestClassifier"),
+    "TransformedTargetRegressor": (_PARTS, "explain the regressor within: model.regressor_"),
+    **dict.fromkeys(("NMF", "MiniBatchNMF", "LatentDirichletAllocation"), (_SEARCH, "use TruncatedSVD")),
+}  # fmt: skip
+"""Classes that are refused for a reason of their own, from the name to the reason and what to do."""
+
+
 def transformer(*names: str) -> Callable[[Transform], Transform]:
     """Enter a rewriting of transformers under the names of their classes."""
 
@@ -191,6 +225,27 @@ def refuse(fitted: Any, why: str = "has no rewriting as a network", do: str = ""
     )
 
 
+def unknown(fitted: Any) -> UnsupportedEstimator:
+    """The error for a class without a rewriting, with its own reason where there is one."""
+    return refuse(fitted, *(row_of(CLOSED, fitted) or ()))
+
+
+def opened(fitted: Any) -> Any:
+    """The estimator whose score is explained: what is within searches for parameters and their like.
+
+    Raises `InvalidInput` where it is not fitted, or a search has kept no estimator.
+    """
+    while (name := row_of(OPENED, fitted)) is not None:
+        check_fitted(fitted)
+        inner = getattr(fitted, name, None)
+        if inner is None:
+            raise InvalidInput(
+                f"model: {type(fitted).__name__} has kept no fitted estimator ({name})\n  do: fit it with refit=True"
+            )
+        fitted = inner
+    return fitted
+
+
 def check_fitted(fitted: Any) -> None:
     """Raise `InvalidInput` for an object of scikit-learn that has not been fitted."""
     try:
@@ -216,7 +271,7 @@ def transform(fitted: Any, place: Place) -> None:
     """Add a transformer's steps. Raises `UnsupportedEstimator` where it has no row."""
     row = row_of(TRANSFORMERS, fitted)
     if row is None:
-        raise refuse(fitted)
+        raise unknown(fitted)
     check_fitted(fitted)
     _documents(fitted, place)
     row(fitted, place)
@@ -232,6 +287,7 @@ def _documents(fitted: Any, place: Place) -> None:
 
 def predict(fitted: Any, place: Place) -> Score:
     """Add an estimator's steps; of a transformer its own, so that its features are explained."""
+    fitted = opened(fitted)
     row = row_of(ESTIMATORS, fitted)
     if row is not None:
         check_fitted(fitted)
@@ -240,7 +296,7 @@ def predict(fitted: Any, place: Place) -> Score:
         score: Score = row(fitted, place)
         return score
     if row_of(TRANSFORMERS, fitted) is None:
-        raise refuse(fitted)
+        raise unknown(fitted)
     transform(fitted, place)
     place.whole()
     return Score("features", lambda x: fitted.transform(x))
@@ -251,7 +307,11 @@ def network(place: Place) -> Network:
     return Network(Chain(place.steps))
 
 
+def rows(values: Any) -> Any:
+    """Rows of numbers, sparse or in a data frame, as an array (B, D) in float64."""
+    return np.asarray(values.toarray() if hasattr(values, "toarray") else values, dtype=np.float64)
+
+
 def tensor(values: Any) -> Tensor:
     """An array as a float64 tensor of its own."""
-    values = values.toarray() if hasattr(values, "toarray") else values
-    return torch.from_numpy(np.array(values, dtype=np.float64))
+    return torch.from_numpy(rows(values).copy())

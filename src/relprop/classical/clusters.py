@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relprop.classical.build import Place, Score, estimator, refuse, tensor
+from relprop.classical.build import Place, Score, estimator, refuse, rows, tensor
 from relprop.classical.mixtures import add_quadratics
 from relprop.classical.steps import Distances, Grouped, Margins, Soften
 from relprop.errors import InvalidInput
@@ -60,7 +60,7 @@ def nearest_centre(fitted: Any, place: Place) -> Score:
     _margins(place, own, other)
 
     def margins(x: Any) -> Any:
-        d = ((np.asarray(x)[:, None] - fitted.cluster_centers_[None]) ** 2).sum(-1)
+        d = ((rows(x)[:, None] - fitted.cluster_centers_[None]) ** 2).sum(-1)
         return _pooled(place, d[:, other.numpy()] - d[:, own.numpy()])
 
     return Score("clusters", margins, tuple(range(len(centres))))
@@ -91,7 +91,7 @@ def bisected(fitted: Any, place: Place) -> Score:
     _margins(place, own, other)
 
     def margins(x: Any) -> Any:
-        d = ((np.asarray(x)[:, None] - points[None]) ** 2).sum(-1)
+        d = ((rows(x)[:, None] - points[None]) ** 2).sum(-1)
         h = d[:, other.numpy()] - d[:, own.numpy()]
         return _pooled(place, np.where(own.numpy() < 0, np.inf, h))
 
@@ -127,7 +127,7 @@ class KernelKMeans:
 
     def soft_distances(self, x: Any) -> Any:
         """−γ⁻¹ log S_c of each row of x (m, D) and cluster, (m, C)."""
-        d = ((np.asarray(x, float)[:, None] - np.asarray(self.vectors, float)[None]) ** 2).sum(-1)
+        d = ((rows(x)[:, None] - np.asarray(self.vectors, float)[None]) ** 2).sum(-1)
         found = []
         for c in range(int(np.max(self.labels)) + 1):
             own = -self.gamma * d[:, np.asarray(self.labels) == c]
@@ -174,7 +174,7 @@ def mixture(fitted: Any, place: Place) -> Score:
     _margins(place, own, other)
 
     def odds(x: Any) -> Any:
-        a = fitted._estimate_weighted_log_prob(np.asarray(x, float))
+        a = fitted._estimate_weighted_log_prob(rows(x))
         return _pooled(place, a[:, own.numpy()] - a[:, other.numpy()])
 
     return Score("clusters", odds, tuple(range(fitted.n_components)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ def pipeline(fitted: Any, place: Place) -> Score:
     def own(x: Any) -> Any:
         return score.own(x if before is None else before.transform(x))
 
-    return Score(score.kind, own, score.labels)
+    return dataclasses.replace(score, own=own)
 
 
 @transformer("Pipeline")

@@ -35,9 +35,9 @@ def _linear(fitted: Any, place: Place) -> bool:
 @estimator(*CLASSIFIERS)
 def classifier(fitted: Any, place: Place) -> Score:
     """One score, or one a class (one-versus-rest or multinomial)."""
-    if _linear(fitted, place):
+    if one := _linear(fitted, place):
         place.then(Flatten())
-    return Score("classes", fitted.decision_function, tuple(fitted.classes_))
+    return Score("classes", fitted.decision_function, tuple(fitted.classes_), not one)
 
 
 @estimator(*REGRESSORS)
@@ -74,9 +74,8 @@ def perceptron_classifier(fitted: Any, place: Place) -> Score:
             p = p[:, 1] if fitted.n_outputs_ == 1 else p
             return np.log(p) - np.log1p(-p)
 
-    return Score(
-        "logits" if fitted.out_activation_ == "softmax" else "classes", logits, tuple(fitted.classes_)
-    )
+    kind = "logits" if fitted.out_activation_ == "softmax" else "classes"
+    return Score(kind, logits, tuple(fitted.classes_), fitted.n_outputs_ > 1)
 
 
 @estimator("MLPRegressor")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,16 +163,16 @@ def support_vector_classifier(fitted: Any, place: Place) -> Score:
     if fitted.decision_function_shape == "ovo":
         names = tuple((labels[i], labels[j]) for i, j in pairs.tolist())
         return Score("values", fitted.decision_function, names)
-    place.then(Duels(signs=_signs(pairs, len(labels))), len(labels))
+    place.then(Duels(signs=signs(pairs, len(labels))), len(labels))
     return Score("classes", fitted.decision_function, labels)
 
 
-def _signs(pairs: Tensor, classes: int) -> Tensor:
+def signs(pairs: Tensor, classes: int) -> Tensor:
     """(C, P): 1 where a class is the first of a pair, −1 where it is the second."""
-    signs = torch.zeros(classes, len(pairs), dtype=torch.float64)
+    found = torch.zeros(classes, len(pairs), dtype=torch.float64)
     numbers = torch.arange(len(pairs))
-    signs[pairs[:, 0], numbers], signs[pairs[:, 1], numbers] = 1.0, -1.0
-    return signs
+    found[pairs[:, 0], numbers], found[pairs[:, 1], numbers] = 1.0, -1.0
+    return found
 
 
 @estimator("SVR", "NuSVR")
@@ -180,6 +181,14 @@ def support_vector_regressor(fitted: Any, place: Place) -> Score:
     _machine(_kernel(fitted, place), place, tensor(fitted.dual_coef_), tensor(fitted.intercept_))
     place.then(Flatten())
     return Score("values", fitted.predict)
+
+
+@estimator("SGDOneClassSVM")
+def linear_one_class(fitted: Any, place: Place) -> Score:
+    """The outlier score ρ − w·x: the decision function's negative."""
+    place.scored(-tensor(fitted.coef_)[None], tensor(fitted.offset_))
+    place.then(Flatten())
+    return Score("outlier", lambda x: -fitted.decision_function(x))
 
 
 @estimator("OneClassSVM")
@@ -214,4 +223,4 @@ def precomputed(given: Precomputed, place: Place) -> Score:
         )
     place.options["precomputed"] = given
     score = predict(given.machine, place)
-    return Score(score.kind, lambda x: score.own(given.matrix(x)), score.labels)
+    return dataclasses.replace(score, own=lambda x: score.own(given.matrix(x)))

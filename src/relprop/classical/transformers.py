@@ -110,14 +110,6 @@ def discriminated(fitted: Any, place: Place) -> None:
     place.projected(offset, tensor(fitted.scalings_[:, :count].T))
 
 
-@transformer("NMF", "MiniBatchNMF")
-def factorised(fitted: Any, place: Place) -> None:
-    """Refused: the factors of a new point are the result of a search."""
-    raise refuse(
-        fitted, "its transform is the result of a search, not a function written down", "use TruncatedSVD"
-    )
-
-
 # ---------------------------------------------------------------- feature maps of kernels
 
 _SAME_NAMES = {"polynomial": "poly"}

@@ -54,7 +54,11 @@ def hashed(fitted: Any, place: Place) -> None:
 
 def _read(fitted: Any, place: Place, width: int) -> None:
     if not place.text:
-        raise refuse(fitted, "is not the first step", "put it first in the pipeline, and give texts")
+        raise refuse(
+            fitted,
+            "reads a column of a table, or what other steps have made",
+            "put it first in the pipeline, and give texts alone",
+        )
     if callable(fitted.analyzer):
         raise refuse(
             fitted,
@@ -201,24 +205,23 @@ class Documents:
     pieces: tuple[tuple[Piece, ...], ...]
     shares: tuple[tuple[Any, Any, Any], ...]
 
-    def of_words(self, relevance: Any) -> torch.Tensor:
-        """From relevance of terms, a sparse array (B, D), to that of words, (B, T), filled up with zeros."""
+    def of_words(self, relevance: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """From relevance of terms, a sparse array (B, D), to that of words, (B, T), filled up with zeros.
+
+        Beside it what terms have that are not in the text, (B,): a distance, say, also counts the words that lack.
+        """
         longest = max(len(pieces) for pieces in self.pieces)
-        result = np.zeros((len(self.texts), longest))
+        result, absent = np.zeros((len(self.texts), longest)), np.zeros(len(self.texts))
         for row, (word, column, share) in enumerate(self.shares):
-            own = np.zeros(relevance.shape[1]) if relevance.shape[1] < 2**16 else None
             begin, end = relevance.indptr[row : row + 2]
-            places, values = relevance.indices[begin:end], relevance.data[begin:end]
-            if own is not None:
-                own[places] = values
-                amounts = own[column]
-            else:
-                order = np.argsort(places)
-                found = np.searchsorted(places[order], column).clip(max=max(0, len(places) - 1))
-                hit = places[order][found] == column if len(places) else np.zeros(len(column), bool)
-                amounts = np.where(hit, values[order][found], 0.0) if len(places) else np.zeros(len(column))
-            np.add.at(result[row], word, share * amounts)
-        return torch.from_numpy(result)
+            order = np.argsort(relevance.indices[begin:end])
+            places, values = relevance.indices[begin:end][order], relevance.data[begin:end][order]
+            absent[row] = values[~np.isin(places, column)].sum()
+            if len(places):
+                found = np.searchsorted(places, column).clip(max=len(places) - 1)
+                amounts = np.where(places[found] == column, values[found], 0.0)
+                np.add.at(result[row], word, share * amounts)
+        return torch.from_numpy(result), torch.from_numpy(absent)
 
 
 def documents(words: Sequence[tuple[Any, int]], texts: Sequence[str]) -> Documents:

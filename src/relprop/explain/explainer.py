@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from relprop.classical import is_estimator, rewritten
-from relprop.classical.explained import Estimator
+from relprop.classical.explained import Estimator, listed_once
 from relprop.engine import capture as capturing
 from relprop.engine.analyse import analyse
 from relprop.engine.canonise import canonise
@@ -130,7 +130,8 @@ class Explainer:
         self.conditions: tuple[Condition | None, ...] = ()
         self._plan: Plan | None = None
         if example is not None:
-            args, kwargs = arguments(example if given is None else given.read(example, self.composite).args)
+            first = example if given is None else next(given.read(example, self.composite).parts())[2]
+            args, kwargs = arguments(first)
             with LOCK:
                 check_inputs(self.model, args, kwargs)
             self.program(args, kwargs)
@@ -169,8 +170,27 @@ class Explainer:
     def explain_targets(self, inputs: Inputs, targets: Sequence[Target]) -> list[Explanation]:
         """One explanation for each of several targets of the same inputs, from one forward pass."""
         if self.estimator is not None:
-            return self.estimator.explain(self._explained, self.composite, inputs, targets)
+            return self._of_estimator(self.estimator, inputs, targets)
         return self._explained(inputs, targets)
+
+    def _of_estimator(
+        self, estimator: Estimator, inputs: Inputs, targets: Sequence[Target]
+    ) -> list[Explanation]:
+        """The explanations of an estimator's score, which sparse rows reach a part at a time."""
+        given = estimator.read(inputs, self.composite)
+        resolved = [estimator.target(target, given.batch) for target in targets]
+        parts: list[list[Explanation]] = []
+        for start, stop, args in given.parts():
+            rank = rank_of(self.program(args, {})[0].graph)
+            own = [slice_target(target, given.batch, start, stop, rank) for target in resolved]
+            found = self._explained(args, own)
+            if given.dense is None:
+                found = [listed_once(one, given.sparse[start:stop]) for one in found]
+            parts.append(found)
+        whole = args if given.dense is not None else (torch.from_numpy(given.sparse.data),)
+        results = [join([part[i] for part in parts], whole) for i in range(len(targets))]
+        estimator.check(given, results[0].output)
+        return [estimator.finished(one, given, target) for one, target in zip(results, resolved, strict=True)]
 
     def _explained(self, inputs: Inputs, targets: Sequence[Target]) -> list[Explanation]:
         """The explanations of what the module itself takes."""

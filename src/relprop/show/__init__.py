@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InvalidInput
 from .audio import audio, spectrogram
 from .colour import Numbers, colour_scale, colourise, numbers, photograph, to_map
+from .features import features
 from .heatmap import heatmap, methods_row, video
 from .maximal import maximal
 from .pairs import pairs
@@ -30,6 +31,7 @@ __all__ = [
     "coloured",
     "colourise",
     "draw",
+    "features",
     "heatmap",
     "html",
     "kind_of",
