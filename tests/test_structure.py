@@ -86,6 +86,8 @@ ORDER = [
     "differentiable",
     "gradients",
     "sampling",
+    "deeplift",
+    "patterns",
     "methods",
     "inside.ranking",
     "inside.weights",

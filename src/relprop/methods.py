@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from relprop import gradients, sampling
+from relprop import deeplift, gradients, patterns, sampling
 from relprop.contextual import contextual_decomposition
 from relprop.contrast import contrasted
 from relprop.differentiable import Differentiable, differentiable, inputs_behind
@@ -275,6 +275,18 @@ METHODS: dict[str, Method] = {
             (
                 sampling.integrated_gradients,
                 "gradients on the way from a baseline (Sundararajan et al. 2017)",
+            ),
+            (
+                deeplift.deeplift,
+                "contributions to the difference from a reference, rescale rule (Shrikumar et al. 2017)",
+            ),
+            (
+                patterns.pattern_net,
+                "the signal that units detect, by patterns of training data (Kindermans et al. 2018)",
+            ),
+            (
+                patterns.pattern_attribution,
+                "the score shared by weights times patterns of training data (Kindermans et al. 2018)",
             ),
             (sampling.smoothgrad, "the mean gradient at noisy copies of the input (Smilkov et al. 2017)"),
             (sampling.occlusion, "what the score loses when a window is replaced (Zeiler and Fergus 2014)"),

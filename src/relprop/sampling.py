@@ -40,7 +40,7 @@ def _positive(name: str, value: int) -> None:
         raise InvalidInput(f"{name}: {value!r} is no number above 0\n  do: give a whole number such as 25")
 
 
-def _filled(function: Differentiable, fill: Fill, name: str) -> Found:
+def filled(function: Differentiable, fill: Fill, name: str) -> Found:
     """The points with every value missing."""
     try:
         return tuple(
@@ -74,7 +74,7 @@ def integrated_gradients(
         .IntegratedGradients(function.scores, multiply_by_inputs=True)
         .attribute(
             function.points,
-            baselines=_filled(function, baseline, "baseline"),
+            baselines=filled(function, baseline, "baseline"),
             additional_forward_args=function.extra(),
             n_steps=steps,
             method=quadrature,
@@ -88,6 +88,8 @@ def smoothgrad(
     function: Differentiable, noise: float = 0.15, samples: int = 25, seed: int = 0
 ) -> tuple[Found, Found]:
     """The mean gradient at noisy copies of the input (Smilkov et al. 2017), and its standard error.
+
+    Every sample gets the same draws, so that its values do not depend on what else is in the batch.
 
     Args:
         noise: the deviation of the noise, as a part of each sample's range, max x − min x.
@@ -104,7 +106,8 @@ def smoothgrad(
 
     def draw() -> Found:
         noisy = [
-            point + deviation * torch.randn(point.shape, generator=generator, dtype=torch.float64).to(point)
+            point
+            + deviation * torch.randn(point.shape[1:], generator=generator, dtype=torch.float64).to(point)
             for point, deviation in zip(function.points, spread, strict=True)
         ]
         return function.gradients(*noisy)
@@ -154,7 +157,7 @@ def occlusion(
                 function.points,
                 sliding_window_shapes=tuple(windows),
                 strides=tuple(strides),
-                baselines=_filled(function, fill, "fill"),
+                baselines=filled(function, fill, "fill"),
                 additional_forward_args=function.extra(),
                 perturbations_per_eval=max(1, ROWS // len(function.score)),
                 show_progress=progress,
@@ -228,7 +231,7 @@ def shapley(
             a whole-number tensor of a sample's shape with each value's feature. By default 7 parts a side, each value
             of a table, each token. A feature's value is shared equally by what belongs to it.
         fill: what stands for a missing feature.
-        seed: of the draws.
+        seed: of the draws; every sample gets the same ones, so that its values do not depend on what else is in the batch.
     """
     _positive("samples", samples)
     if estimator not in ("sampling", "kernel"):
@@ -249,21 +252,30 @@ def shapley(
     masks = _groups(function, features)
     counts = [_sizes(mask) for mask in masks]
     rounds = min(5, samples)
-    fill_in = _filled(function, fill, "fill")
+    fill_in = filled(function, fill, "fill")
+    every, several = function.extra(), len(function.score)
+    groups = [slice(i, i + 1) for i in range(several)] if kernel else [slice(0, several)]
     draws: list[Found] = []
     with torch.no_grad(), torch.random.fork_rng(cuda_devices()), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # captum's advice to give one sample at a time
-        torch.manual_seed(seed)
         for number in range(rounds):
-            found = sampler(scores).attribute(
-                kept(function.points),
-                baselines=kept(fill_in),
-                additional_forward_args=kept(function.extra()),
-                feature_mask=masks,
-                n_samples=samples // rounds + (number < samples % rounds),
-                perturbations_per_eval=max(1, ROWS // len(function.score)),
-                show_progress=progress,
-            )
+            parts = []
+            for group in (
+                groups
+            ):  # of "kernel" a sample: captum draws subsets for each, and each is to have the same ones
+                torch.manual_seed(rounds * seed + number)
+                parts.append(
+                    sampler(scores).attribute(
+                        kept(tuple(point[group] for point in function.points)),
+                        baselines=kept(tuple(part[group] for part in fill_in)),
+                        additional_forward_args=kept(tuple(part[group] for part in every)),
+                        feature_mask=masks,
+                        n_samples=samples // rounds + (number < samples % rounds),
+                        perturbations_per_eval=max(1, ROWS // (1 if kernel else several)),
+                        show_progress=progress,
+                    )
+                )
+            found = [torch.cat(column) for column in zip(*parts, strict=True)]
             draws.append(tuple(part / count for part, count in zip(found, counts, strict=True)))
     mean, error = _mean_and_error(draws)
     return tuple(m.to(p.dtype) for m, p in zip(mean, function.points, strict=True)), error
@@ -313,9 +325,12 @@ def _grid(sizes: tuple[int, ...], parts: int, device: torch.device) -> Tensor:
 
 
 def random(function: Differentiable, seed: int = 0) -> Found:
-    """Normal noise: the baseline that every method has to beat."""
+    """Normal noise, the same for every sample: the baseline that every method has to beat."""
     generator = torch.Generator().manual_seed(seed)
     return tuple(
-        torch.randn(point.shape, generator=generator, dtype=torch.float64).to(point)
+        torch.randn(point.shape[1:], generator=generator, dtype=torch.float64)
+        .to(point)
+        .expand_as(point)
+        .clone()
         for point in function.points
     )
