@@ -1,0 +1,20 @@
+"""Stores and analyses for other software: ViRelAy's and CoRelAy's files written and read, clusters as tables.
+
+h5py and PyYAML are imported when they are used: `pip install 'relprop[exchange]'`.
+"""
+
+from relprop.exchange.corelay import Cached, read_corelay
+from relprop.exchange.layout import Category, Project
+from relprop.exchange.tables import cluster_rows, save_table
+from relprop.exchange.virelay import read_virelay, write_virelay
+
+__all__ = [
+    "Cached",
+    "Category",
+    "Project",
+    "cluster_rows",
+    "read_corelay",
+    "read_virelay",
+    "save_table",
+    "write_virelay",
+]

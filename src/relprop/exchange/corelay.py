@@ -1,0 +1,56 @@
+"""What CoRelAy keeps of a pipeline: its cache of intermediate results in an HDF5 file, a group for each step."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from relprop.exchange.layout import opened
+
+
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """The result of one step of a CoRelAy pipeline.
+
+    Attributes:
+        key: the hash that CoRelAy finds it by.
+        data: an array, or a tuple of them where the step gives several.
+        meta: what CoRelAy wrote about the step and its settings; empty where nothing can be read.
+    """
+
+    key: str
+    data: Any
+    meta: Any
+
+
+def read_corelay(file: str | Path) -> tuple[Cached, ...]:
+    """Every result in a cache file of CoRelAy (its `HashedHDF5`), in the order of their keys.
+
+    Raises `InvalidInput` for a file that is not there or not HDF5.
+    """
+    with opened(Path(file)) as held:
+        return tuple(
+            Cached(str(key), _values(group["data"]), _meta(group))
+            for key, group in held.items()
+            if hasattr(group, "keys") and "data" in group
+        )
+
+
+def _values(held: Any) -> Any:
+    if hasattr(held, "shape"):
+        return np.asarray(held[()])
+    return tuple(_values(held[key]) for key in sorted(held))
+
+
+def _meta(group: Any) -> Any:
+    raw = (
+        group["meta"][()] if "meta" in group and hasattr(group["meta"], "shape") else group.attrs.get("meta")
+    )
+    try:
+        return json.loads(raw) if raw is not None else {}
+    except (TypeError, ValueError):
+        return {}

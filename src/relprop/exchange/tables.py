@@ -1,0 +1,101 @@
+"""Clusters as tables: which samples are in which, for spreadsheets and data frames."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from relprop.analyse.result import Analysis
+from relprop.errors import InvalidInput, MissingExtra
+
+SUFFIXES = (".csv", ".parquet")
+
+
+def cluster_rows(
+    analysis: Analysis,
+    ids: Sequence[str] | None = None,
+    *,
+    target: int | None = None,
+    cluster: int | None = None,
+    **columns: Any,
+) -> dict[str, list[Any]]:
+    """A row a sample and the cluster that it is in, column by column.
+
+    Args:
+        analysis: of a store.
+        ids: (N,) of all the store's samples; their rows are listed in any case.
+        target, cluster: of this class, or of this cluster of it, alone.
+        columns: more of them, (N,) each over the store's samples, such as `label`, `score`.
+
+    Returns the columns `id`, `row`, `class`, `class_name`, `cluster`, `suspicion`, `flagged`, `exemplar` and those given.
+    Raises `InvalidInput` for a class or cluster that the analysis does not have.
+    """
+    classes = analysis.classes if target is None else (analysis[target],)
+    if cluster is not None and (target is None or cluster not in [c.number for c in classes[0].clusters]):
+        known = (
+            "name the class too" if target is None else f"one of {[c.number for c in classes[0].clusters]}"
+        )
+        raise InvalidInput(f"cluster {cluster}: not in this analysis\n  do: {known}")
+    found: dict[str, list[Any]] = {
+        name: [] for name in ("id", "row", "class", "class_name", "cluster", "suspicion", "flagged", "exemplar", *columns)
+    }  # fmt: skip
+    for one in classes:
+        for held in one.clusters:
+            if cluster is not None and held.number != cluster:
+                continue
+            exemplars = set(held.exemplars.tolist())
+            for row in map(int, held.rows):
+                found["id"].append(str(row) if ids is None else str(ids[row]))
+                found["row"].append(row)
+                found["class"].append(int(one.target))
+                found["class_name"].append(one.name)
+                found["cluster"].append(int(held.number))
+                found["suspicion"].append(float(held.suspicion))
+                found["flagged"].append(bool(held.flagged))
+                found["exemplar"].append(row in exemplars)
+                for name, values in columns.items():
+                    value = values[row]
+                    found[name].append(value.item() if isinstance(value, np.generic) else value)
+    return found
+
+
+def save_table(columns: Mapping[str, Sequence[Any]], file: str | Path) -> Path:
+    """Write columns as CSV or, with pyarrow, as Parquet, by the file's suffix.
+
+    Raises `InvalidInput` for another suffix or a place that cannot be written, `MissingExtra` without pyarrow.
+    """
+    path = Path(file)
+    if path.suffix.lower() not in SUFFIXES:
+        raise InvalidInput(
+            f"{path}: neither CSV nor Parquet\n  do: a name that ends in {' or '.join(SUFFIXES)}"
+        )
+    write = _csv if path.suffix.lower() == ".csv" else _parquet
+    try:
+        write(columns, path)
+    except OSError as error:
+        if isinstance(error, ImportError):
+            raise
+        raise InvalidInput(
+            f"{path}: cannot be written ({error.strerror or error})\n  do: give another place"
+        ) from error
+    return path
+
+
+def _csv(columns: Mapping[str, Sequence[Any]], path: Path) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+
+
+def _parquet(columns: Mapping[str, Sequence[Any]], path: Path) -> None:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise MissingExtra("Parquet needs pyarrow\n  do: pip install 'relprop[exchange]'") from error
+    parquet.write_table(pyarrow.table({name: list(values) for name, values in columns.items()}), path)
