@@ -140,7 +140,7 @@ def test_kinds_of_words_and_the_closeness_of_a_list() -> None:
 
 def test_samples_that_are_not_the_same_are_refused() -> None:
     pair = analyse.Paired((LABELS, LABELS))
-    with pytest.raises(InvalidInput, match="40 and 39 samples"):
+    with pytest.raises(InvalidInput, match="40 samples of 16 places and 39 samples"):
         analyse.compare_maps(pictures(0), pictures(1)[1:], pair, grid=4)
     with pytest.raises(InvalidInput, match="targets: shape"):
         analyse.compare_maps(pictures(0)[1:], pictures(1)[1:], pair, grid=4)

@@ -1,7 +1,16 @@
 """What a whole data set of relevance says: strategies class by class, context use, comparisons, document vectors."""
 
 from relprop.analyse.boxes import Box, box_mask, output_names, read_boxes, read_classes
-from relprop.analyse.comparison import Alike, Contrast, ModelComparison, Paired, compare_maps, mcnemar
+from relprop.analyse.charts import context_chart, document_chart
+from relprop.analyse.comparison import (
+    Alike,
+    Contrast,
+    ModelComparison,
+    Paired,
+    compare_maps,
+    compare_places,
+    mcnemar,
+)
 from relprop.analyse.context import ContextGap, ContextRow, ContextUse, context_gap, context_use
 from relprop.analyse.documents import (
     Power,
@@ -27,6 +36,7 @@ from relprop.analyse.result import (
     Place,
     load,
 )
+from relprop.analyse.stored import StoredContext, compare_stores, store_context, store_words, stored_words
 from relprop.analyse.words import WordRow, class_words, coherence, compare_words, kind_shares, words_of
 
 __all__ = [
@@ -51,15 +61,20 @@ __all__ = [
     "Power",
     "Profile",
     "Region",
+    "StoredContext",
     "WordRow",
     "along_time",
     "box_mask",
     "class_words",
     "coherence",
     "compare_maps",
+    "compare_places",
+    "compare_stores",
     "compare_words",
+    "context_chart",
     "context_gap",
     "context_use",
+    "document_chart",
     "document_vectors",
     "eigengap",
     "explanatory_power",
@@ -79,6 +94,9 @@ __all__ = [
     "read_classes",
     "regions",
     "signal_pattern",
+    "store_context",
+    "store_words",
+    "stored_words",
     "tfidf",
     "trial_correlation",
     "words_of",

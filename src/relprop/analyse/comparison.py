@@ -1,7 +1,7 @@
 """Two models on one data set: where they agree, and where their strategies differ.
 
 A model's strategy for a class is where its relevance lies: in the cells of a grid over pictures, on the words of
-texts (`words.py`). Each sample's relevance is divided by Σ|R|, so that models of other scales of scores can be compared.
+texts (`words.py`). Each sample's relevance is divided by its Σ|R| over the places, so that models of other scales of scores can be compared.
 """
 
 from __future__ import annotations
@@ -269,14 +269,11 @@ def mean_of(values: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
     return float(kept.mean()), float(low[0]), float(high[0])
 
 
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- places
 
 
 def cells(relevance: Any, grid: int = 8) -> Tensor:
-    """Each map's parts of Σ|R| in the cells of a grid, (B, g·g); channels are summed.
-
-    relevance: (B, C, H, W) or (B, H, W). NaN for a map of zeros.
-    """
+    """The relevance in each cell of a grid: (B, C, H, W) or (B, H, W) -> (B, g·g); channels are summed."""
     values = given(relevance)
     if values.dim() not in (3, 4):
         raise InvalidInput(
@@ -288,41 +285,75 @@ def cells(relevance: Any, grid: int = 8) -> Tensor:
             f"grid: {grid} cells a side of maps {tuple(values.shape[1:])}\n"
             f"  do: give 1 to {min(values.shape[1:])}"
         )
-    total = values.abs().flatten(1).sum(1)[:, None, None]
-    whole = ratio(values, total.expand_as(values)) * (values.shape[1] * values.shape[2] / grid**2)
-    return F.interpolate(whole[:, None], (grid, grid), mode="area")[:, 0].flatten(1)
+    area = values.shape[1] * values.shape[2] / grid**2
+    return F.interpolate(values[:, None], (grid, grid), mode="area")[:, 0].flatten(1) * area
+
+
+def steps(relevance: Any, count: int = 64) -> Tensor:
+    """The relevance in equal steps of time: (B, T) or (B, C, T), channels summed -> (B, count)."""
+    values = given(relevance)
+    values = values.sum(1) if values.dim() == 3 else values
+    if values.dim() != 2 or not 1 <= count <= values.shape[1]:
+        raise InvalidInput(
+            f"relevance: shape {tuple(values.shape)} in {count} steps\n  do: give (B, T) or (B, C, T) and at most T"
+        )
+    return F.interpolate(values[:, None], count, mode="area")[:, 0] * (values.shape[1] / count)
 
 
 def compare_maps(
-    first: Any,
-    second: Any,
-    pair: Paired,
-    *,
-    grid: int = 8,
-    most: int = 5,
-    flips: int = FLIPS,
-    seed: int = 0,
+    first: Any, second: Any, pair: Paired, *, grid: int = 8, most: int = 5, flips: int = FLIPS, seed: int = 0
 ) -> ModelComparison:
     """Compare two models by the relevance maps of the same pictures, which may be of different sizes.
 
     Args:
         first, second: (B, C, H, W) or (B, H, W), sample for sample.
-        pair: their targets, predictions and labels. Strategies are compared on samples that both explain for one class.
         grid: cells a side; every cell of every class is tested.
-        most: how many cells are listed as most relevant.
+
+    The other arguments and what is raised are those of `compare_places`.
+    """
+    places = [f"row {i + 1}, column {j + 1}" for i in range(grid) for j in range(grid)]
+    return compare_places(
+        cells(first, grid), cells(second, grid), places, pair, most=most, flips=flips, seed=seed
+    )
+
+
+def compare_places(
+    first: Any,
+    second: Any,
+    places: Sequence[str],
+    pair: Paired,
+    *,
+    most: int = 5,
+    flips: int = FLIPS,
+    seed: int = 0,
+) -> ModelComparison:
+    """Compare two models by the relevance of the same places of the same samples: features, cells, steps.
+
+    Args:
+        first, second: (B, m), sample for sample; each row is divided by its Σ|R|.
+        places: names of the m places; every place of every class is tested.
+        pair: the models' targets, predictions and labels. Strategies are compared on samples that both explain for one class.
+        most: how many places are listed as most relevant.
         flips, seed: of the sign-flip test.
 
     Raises `InvalidInput` for shapes that are not of the same samples, NaN and infinity. scipy is needed.
     """
-    maps = cells(first, grid), cells(second, grid)
-    if len(maps[0]) != len(maps[1]):
+    values = [given(first, "first"), given(second, "second")]
+    if values[0].shape != values[1].shape:
         raise InvalidInput(
-            f"compare: {len(maps[0])} and {len(maps[1])} samples\n  do: explain the same samples with both models"
+            f"compare: {_shape(values[0])} and {_shape(values[1])}\n  do: explain the same samples with both models"
         )
-    _, named, figures = answers(pair, len(maps[0]))
-    places = [f"row {i + 1}, column {j + 1}" for i in range(grid) for j in range(grid)]
-    arrays = [np.asarray(one) for one in maps]
-    defined = np.isfinite(arrays[0]).all(1) & np.isfinite(arrays[1]).all(1)
+    if values[0].dim() != 2 or values[0].shape[1] != len(places):
+        raise InvalidInput(
+            f"places: {len(places)} names for relevance of shape {tuple(values[0].shape)}\n  do: give (B, m) and m names"
+        )
+    _, named, figures = answers(pair, len(values[0]))
+    totals = [one.abs().sum(1) for one in values]
+    arrays = [
+        np.asarray(ratio(one, total[:, None].expand_as(one)))
+        for one, total in zip(values, totals, strict=True)
+    ]
+    defined = np.asarray((totals[0] > 0) & (totals[1] > 0))
     groups, alike = [], []
     for name, rows in named:
         rows = rows[defined[rows]]
@@ -330,10 +361,14 @@ def compare_maps(
             continue
         one, other = arrays[0][rows], arrays[1][rows]
         groups.append(Group(name, rows, one, other))
-        lists = [top(values.mean(0), places, most) for values in (one, other)]
+        lists = [top(held.mean(0), places, most) for held in (one, other)]
         figure = similarity_of(one, other, seed)
         alike.append(
             Alike(name, len(rows), *figure, jaccard(lists[0][1], lists[1][1]), lists[0][0], lists[1][0])
         )
     contrasts = tested(groups, [places] * len(groups), flips, seed)
     return ModelComparison(**figures, classes=tuple(alike), contrasts=contrasts)
+
+
+def _shape(values: Tensor) -> str:
+    return f"{values.shape[0]} samples of {values.shape[1]} places"

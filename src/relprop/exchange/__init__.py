@@ -5,6 +5,7 @@ h5py and PyYAML are imported when they are used: `pip install 'relprop[exchange]
 
 from relprop.exchange.corelay import Cached, read_corelay
 from relprop.exchange.layout import Category, Project
+from relprop.exchange.stored import export_virelay, import_virelay
 from relprop.exchange.tables import cluster_rows, save_table
 from relprop.exchange.virelay import read_virelay, write_virelay
 
@@ -13,6 +14,8 @@ __all__ = [
     "Category",
     "Project",
     "cluster_rows",
+    "export_virelay",
+    "import_virelay",
     "read_corelay",
     "read_virelay",
     "save_table",

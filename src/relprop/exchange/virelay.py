@@ -183,28 +183,18 @@ def read_virelay(path: str | Path) -> Project:
     not as ViRelAy reads it, with the file at fault.
     """
     file = Path(path)
-    content = _project(file)
-    try:
-        attributions, dataset = content["attributions"], content["dataset"]
-        label_file = file.parent / content["label_map"]
-        sources = [file.parent / name for name in attributions["sources"]]
-    except (KeyError, TypeError) as error:
-        raise InvalidInput(
-            f"{file}: no ViRelAy project: {error} is missing\n  do: give a project.yaml"
-        ) from error
-    labels = _label_map(label_file)
-    parts = [_attributions(one) for one in sources]
-    images, image_labels = (
-        _data(file.parent / dataset["path"]) if dataset.get("type") == "hdf5" else (None, None)
-    )
+    told = _project(file)
+    labels = _label_map(file.parent / told["label_map"])
+    parts = [_attributions(file.parent / one) for one in told["attributions"]]
+    images, image_labels = (None, None) if told["data"] is None else _data(file.parent / told["data"])
     rows = np.concatenate([part["rows"] for part in parts])
     count = int(rows.max()) + 1 if images is None else len(images)
-    categories = [
-        category
-        for analysis in content.get("analyses") or ()
-        for source in analysis["sources"]
-        for category in _categories(file.parent / source)
-    ]
+    categories = [one for source in told["analyses"] for one in _categories(file.parent / source)]
+    known = set(rows.tolist())
+    if int(rows.max()) >= count or any(not known.issuperset(one.rows.tolist()) for one in categories):
+        raise InvalidInput(
+            f"{file}: attributions or analyses of samples that are not there\n  do: restore the files"
+        )
     return Project(
         np.concatenate([part["relevance"] for part in parts]),
         np.concatenate([part["prediction"] for part in parts]),
@@ -215,29 +205,46 @@ def read_virelay(path: str | Path) -> Project:
         tuple(str(one["name"]) for one in labels),
         tuple(categories),
         tuple(str(one["word_net_id"]) for one in labels),
-        str(content.get("name", file.stem)),
-        str(content.get("model", "")),
-        str(attributions.get("attribution_method", "")),
-        str(attributions.get("attribution_strategy", "predicted_label")),
+        *told["words"],
     )
 
 
 def _project(file: Path) -> dict[str, Any]:
+    """The names of a project's files and what it says of itself."""
     package = yaml()
     try:
-        content = package.safe_load(file.read_text(encoding="utf-8"))
-        found: dict[str, Any] = content["project"]
+        held: dict[str, Any] = package.safe_load(file.read_text(encoding="utf-8"))["project"]
+        given, dataset = held["attributions"], held["dataset"]
+        words = (
+            held.get("name", file.stem),
+            held.get("model", ""),
+            given.get("attribution_method", ""),
+            given.get("attribution_strategy", "predicted_label"),
+        )
+        found: dict[str, Any] = {
+            "label_map": str(held["label_map"]),
+            "attributions": [str(one) for one in given["sources"]],
+            "data": str(dataset["path"]) if dataset.get("type") == "hdf5" else None,
+            "analyses": [str(one) for held_by in held.get("analyses") or () for one in held_by["sources"]],
+            "words": tuple(str(one) for one in words),
+        }
+        if not found["attributions"]:
+            raise KeyError("sources")
     except OSError as error:
         raise InvalidInput(f"{file}: cannot be read ({error.strerror})\n  do: give a project.yaml") from error
-    except (package.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except KeyError as error:
+        raise InvalidInput(
+            f"{file}: no ViRelAy project: {error} is missing\n  do: give a project.yaml"
+        ) from error
+    except (package.YAMLError, UnicodeDecodeError, TypeError, AttributeError) as error:
         raise InvalidInput(f"{file}: no ViRelAy project\n  do: give a project.yaml") from error
     return found
 
 
 def _label_map(file: Path) -> list[dict[str, Any]]:
     try:
-        held = json.loads(file.read_text(encoding="utf-8"))
-        return sorted(held, key=lambda one: int(one["index"]))
+        held: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
+        return sorted(held, key=lambda one: (int(one["index"]), str(one["word_net_id"]), str(one["name"])))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidInput(
             f"{file}: no label map ({type(error).__name__})\n  do: give a list of index, word_net_id and name"
