@@ -20,6 +20,7 @@ from relprop.explanation import Explanation
 from relprop.generation import Generation, explain_generation
 from relprop.inside import bilrp, maximise
 from relprop.methods import methods
+from relprop.run import run
 
 __version__ = "0.1.0"
 
@@ -51,5 +52,6 @@ __all__ = [
     "presets",
     "register",
     "rules",
+    "run",
     "store",
 ]

@@ -385,15 +385,15 @@ def create(
     return reopen(place, durable=durable)
 
 
-def reopen(path: str | Path, *, durable: bool = True) -> Writer:
+def reopen(path: str | Path, *, durable: bool = True, tidy: bool = True) -> Writer:
     """A store whose blocks are not all there yet, for writing on. Raises `InvalidInput` as `open` does.
 
-    Files that a killed process left half written are removed.
+    Files that a killed process left half written are removed (`tidy`; not while another process writes).
     """
     place = Path(path)
     group, attributes = _group(place, "r+")
     with writing(place):
-        for file in place.rglob("*.partial"):
+        for file in place.rglob("*.partial") if tidy else ():
             file.unlink(missing_ok=True)
     specs = {name: _spec(array) for name, array in group.arrays()}
     return Writer(place, group["status"].shape[0], int(attributes["block"]), specs, group, durable)
@@ -471,6 +471,20 @@ def write_store(
         rows = writer.rows(number)
         writer.write(number, {name: array[rows.start : rows.stop] for name, array in arrays.items()})
     return open(path)
+
+
+def stored(specs: Mapping[str, Spec], columns: Mapping[str, Any]) -> int:
+    """How many bytes a block with these columns takes in a store, compressed."""
+    from zarr.storage import MemoryStore
+
+    held: dict[str, Any] = {}
+    group = _zarr().create_group(MemoryStore(held), zarr_format=3)
+    for name, values in columns.items():
+        spec = specs.get(name, SPECS.get(name))
+        if spec is not None and len(values):
+            _array(group, name, len(values), len(values), spec)
+            group[name][:] = np.asarray(values, dtype=object if spec.dtype == "string" else spec.dtype)
+    return sum(len(value) for name, value in held.items() if not name.endswith("zarr.json"))
 
 
 def spec_of(name: str, array: NDArray[Any], kind: str) -> Spec:
