@@ -25,6 +25,7 @@ from relprop.cli.options import (
     WeightsOption,
     load_named,
 )
+from relprop.cli.run import run
 from relprop.data import DEMO, open_photograph, photographs_in
 from relprop.doctor import CHECKS
 from relprop.doctor import doctor as examine
@@ -275,3 +276,4 @@ def doctor(
 
 
 app.command()(evaluate)
+app.command()(run)

@@ -88,12 +88,13 @@ def load_named(
     device: str,
 ) -> Loaded:
     """The network that the options name, with its preprocessing."""
-    options: dict[str, Any] = {"size": size, "mean": _numbers("mean", mean), "std": _numbers("std", std)}
+    options: dict[str, Any] = {"size": size, "mean": numbers("mean", mean), "std": numbers("std", std)}
     with printing.working(f"loading {model}"):
         return load(model, weights, **options, classes=classes, device=device)
 
 
-def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
+def numbers(name: str, text: str | None) -> tuple[float, ...] | None:
+    """The numbers of an option, with commas between them."""
     try:
         return None if text is None else tuple(float(part) for part in text.split(","))
     except ValueError as error:

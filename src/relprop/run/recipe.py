@@ -183,7 +183,9 @@ def _model(recipe: Recipe) -> tuple[Loaded, Explainer, Intake]:
     else:
         loaded = Loaded(model, type(model).__name__, "as given", Preprocessing(), labels_of(model))
     explainer = Explainer(loaded.model, recipe.rules, recipe.method, tokenizer=tokenizer, **recipe.options)
-    texts = explainer.tokenizer is not None or (explainer.estimator is not None and explainer.estimator.texts)
+    texts = explainer.tokenizer is not None or (
+        explainer.estimator is not None and explainer.estimator.reader.texts
+    )
     intake = Intake(
         reads="sound" if sounds is not None else "text" if texts else "array",
         preprocessing=loaded.preprocessing,

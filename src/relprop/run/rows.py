@@ -196,7 +196,7 @@ def explanations_of(task: Task, inputs: Any, labels: Sequence[int]) -> list[Expl
             raise InvalidInput(
                 f"target: top-{asked.count} of outputs of shape {tuple(output.shape)}\n  do: ask for fewer, or another target"
             )
-        ranked = output.sort(1, descending=True, stable=True).indices[:, : asked.count]
+        ranked = output.sort(dim=1, descending=True, stable=True).indices[:, : asked.count]
         others = [ranked[:, rank].tolist() for rank in range(1, asked.count)]
         return [first, *explainer.explain_targets(inputs, others)]
 
