@@ -245,8 +245,11 @@ def summary(begun: Begun, seconds: float) -> Summary:
         failed=int(failed.sum()),
         before=begun.before,
         reasons=dict(plain.most_common()),
-        failures=tuple((str(i), str(r)) for i, r in zip(ids[:20], why[:20], strict=True)),
-        unlabelled=int((labels < 0).sum()) if (labels >= 0).any() else 0,
+        failures=tuple(
+            (str(i) if count == 1 else str(i).removesuffix("#1"), str(r))
+            for i, r in zip(ids[:20], why[:20], strict=True)
+        ),
+        unlabelled=int(((labels < 0) & ~failed).sum()) if (labels >= 0).any() else 0,
         unknown=known.unknown,
         blown_up=blown_up(held.column("magnitude"), held.column("score")),
         seconds=seconds,

@@ -140,7 +140,7 @@ def prepared(recipe: Recipe) -> Task:
         () if recipe.labels is None or isinstance(recipe.labels, (str, Path)) else list(recipe.labels)
     )
     samples = opened(recipe.data, intake, given, recipe.column, recipe.label_column, recipe.kind)
-    labels = samples.labels or given
+    labels = given or samples.labels
     if isinstance(recipe.labels, (str, Path)):
         labels = labels_of_file(Path(recipe.labels), samples.ids)
     if labels and len(labels) != len(samples):
