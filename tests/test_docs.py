@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import relprop
+import relprop.classical
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -30,7 +31,8 @@ def commands(page: Path) -> list[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    before = dict(relprop.OPS)
+    tables = (relprop.OPS, relprop.classical.ESTIMATORS)
+    before = [dict(table) for table in tables]
     scope: dict[str, object] = {"__name__": page.stem}
     try:
         for number, text in enumerate(blocks(page, "python")):
@@ -38,8 +40,9 @@ def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
                 warnings.simplefilter("ignore", relprop.RelevanceWarning)
                 exec(compile(text, f"{page.name}, block {number}", "exec"), scope)
     finally:
-        relprop.OPS.clear()
-        relprop.OPS.update(before)
+        for table, rows in zip(tables, before, strict=True):
+            table.clear()
+            table.update(rows)
 
 
 COMMANDS = [(page, line) for page in PAGES for line in commands(page) if not line.startswith(RUN_ELSEWHERE)]

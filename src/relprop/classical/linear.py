@@ -16,8 +16,8 @@ CLASSIFIERS = (
 """Classifiers whose decision function is x Wᵀ + b."""
 
 REGRESSORS = (
-    "LinearRegression", "Ridge", "RidgeCV", "Lasso", "LassoCV", "ElasticNet", "ElasticNetCV", "MultiTaskLasso",
-    "MultiTaskElasticNet", "Lars", "LarsCV", "LassoLars", "LassoLarsCV", "LassoLarsIC", "OrthogonalMatchingPursuit",
+    "LinearRegression", "Ridge", "RidgeCV", "Lasso", "LassoCV", "ElasticNet", "ElasticNetCV", "MultiTaskLasso", "MultiTaskLassoCV",
+    "MultiTaskElasticNet", "MultiTaskElasticNetCV", "Lars", "LarsCV", "LassoLars", "LassoLarsCV", "LassoLarsIC", "OrthogonalMatchingPursuit",
     "OrthogonalMatchingPursuitCV", "BayesianRidge", "ARDRegression", "SGDRegressor", "PassiveAggressiveRegressor",
     "HuberRegressor", "TheilSenRegressor", "QuantileRegressor", "LinearSVR",
 )  # fmt: skip

@@ -104,9 +104,10 @@ def _kernel(fitted: Any, place: Place) -> _Kernel:
     name, gamma = _name(fitted, fitted.kernel)
     if callable(fitted.kernel):
         gamma = 1 / place.width if gamma is None else gamma
-        support = tensor(getattr(fitted, "_BaseLibSVM__Xfit", fitted.support_vectors_))
-        if len(support) != len(fitted.support_):
-            support = support[torch.from_numpy(fitted.support_.astype(np.int64))]
+        vectors = tensor(
+            fitted._BaseLibSVM__Xfit
+        )  # scikit-learn keeps them all where the kernel is a function
+        support = vectors[torch.from_numpy(fitted.support_.astype(np.int64))]
         return _Kernel(name, gamma, 0.0, 1, support)
     support = tensor(fitted.support_vectors_)
     return _Kernel(name, float(fitted._gamma), float(fitted.coef0), int(fitted.degree), support)

@@ -10,7 +10,7 @@ import torch
 
 from relprop.classical.build import Place, Score, estimator, predict, refuse
 from relprop.classical.machines import signs
-from relprop.classical.steps import Affine, Branches, Chain, Duels, Flatten
+from relprop.classical.steps import Affine, Branches, Chain, Duels, Flatten, Select
 
 
 def _side_by_side(fitted: Any, place: Place) -> list[Score]:
@@ -61,16 +61,16 @@ def one_versus_rest(fitted: Any, place: Place) -> Score:
 
 @estimator("OneVsOneClassifier")
 def one_versus_one(fitted: Any, place: Place) -> Score:
-    """One score a class: duels won, and the sum of all margins squashed; of two classes the one machine's own."""
+    """One score a class: duels won, and the sum of all margins squashed; of two classes the second's."""
     if fitted.pairwise_indices_ is not None:
         raise refuse(fitted, "was fitted on a precomputed kernel", "use SVC(kernel='precomputed')")
     _side_by_side(fitted, place)
     classes = len(fitted.classes_)
+    pairs = torch.tensor([(i, j) for i in range(classes) for j in range(i + 1, classes)])
+    place.then(Duels(signs=-signs(pairs, classes)), classes)
     if classes == 2:
+        place.then(Select(torch.tensor([1]), 2), 1)
         place.then(Flatten())
-    else:
-        pairs = torch.tensor([(i, j) for i in range(classes) for j in range(i + 1, classes)])
-        place.then(Duels(signs=-signs(pairs, classes)), classes)
     return Score("classes", fitted.decision_function, tuple(fitted.classes_))
 
 
