@@ -11,6 +11,7 @@ from relprop.analyse.comparison import (
     compare_places,
     mcnemar,
 )
+from relprop.analyse.confirming import confirm
 from relprop.analyse.context import ContextGap, ContextRow, ContextUse, context_gap, context_use
 from relprop.analyse.documents import (
     Power,
@@ -37,9 +38,12 @@ from relprop.analyse.result import (
     load,
 )
 from relprop.analyse.stored import StoredContext, compare_stores, store_context, store_words, stored_words
+from relprop.analyse.strategies import Settings, spray
+from relprop.analyse.table import ANALYSES
 from relprop.analyse.words import WordRow, class_words, coherence, compare_words, kind_shares, words_of
 
 __all__ = [
+    "ANALYSES",
     "FLAGGED",
     "SYMMETRIES",
     "TAUS",
@@ -61,6 +65,7 @@ __all__ = [
     "Power",
     "Profile",
     "Region",
+    "Settings",
     "StoredContext",
     "WordRow",
     "along_time",
@@ -71,6 +76,7 @@ __all__ = [
     "compare_places",
     "compare_stores",
     "compare_words",
+    "confirm",
     "context_chart",
     "context_gap",
     "context_use",
@@ -94,6 +100,7 @@ __all__ = [
     "read_classes",
     "regions",
     "signal_pattern",
+    "spray",
     "store_context",
     "store_words",
     "stored_words",
