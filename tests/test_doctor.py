@@ -248,7 +248,7 @@ def a_fold_that_forgets_the_mean(patch: pytest.MonkeyPatch) -> nn.Module:
 
 @defect("weights")
 def split_weights_that_are_kept_for_ever(patch: pytest.MonkeyPatch) -> nn.Module:
-    patch.setattr(Weights, "fresh", lambda self, weights: setattr(self, "_weights", weights))
+    patch.setattr(Weights, "fresh", lambda self, weights, graph=None: setattr(self, "_weights", weights))
     return small()
 
 

@@ -148,14 +148,15 @@ class Audit:
 
 def total(entries: list[Entry], score: Tensor, relevance: Tensor, precision: torch.dtype) -> Audit:
     """The audit of a walk from its operations' accounts."""
-    absorbed: dict[str, Tensor] = {}
-    magnitude = torch.zeros_like(score)
+    amounts: dict[str, list[Tensor]] = {}
     for entry in entries:
         for reason, amount in entry.absorbed.items():
-            absorbed[reason] = absorbed[reason] + amount if reason in absorbed else amount
-        if entry.magnitude is not None:
-            magnitude = torch.maximum(magnitude, entry.magnitude)
-    kept = {reason: amount for reason, amount in absorbed.items() if bool((amount != 0).any())}
+            amounts.setdefault(reason, []).append(amount)
+    absorbed = {reason: torch.stack(parts).sum(0) for reason, parts in amounts.items()}
+    sizes = [entry.magnitude for entry in entries if entry.magnitude is not None]
+    magnitude = torch.stack([torch.zeros_like(score), *sizes]).amax(0)
+    some = torch.stack([*absorbed.values()]).count_nonzero(1).tolist() if absorbed else []
+    kept = {reason: amount for (reason, amount), count in zip(absorbed.items(), some, strict=True) if count}
     return Audit(score, relevance, kept, magnitude, tuple(entries), precision)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -35,11 +36,11 @@ def sum_per_sample(values: Tensor, layout: Layout | None, batch: int) -> Tensor:
     if values.dtype in (torch.float16, torch.bfloat16):
         values = values.float()
     if layout is None or batch == 1:
-        return _blocked_sum(values.reshape(1, -1))
+        return _blocked_sum(_as_in_memory(values, 0).reshape(1, -1))
     dimension, inner = layout
     size = values.shape[dimension]
     if dimension == 0 and size == batch * inner:
-        return _blocked_sum(values.reshape(batch, -1))
+        return _blocked_sum(_as_in_memory(values, 1).reshape(batch, -1))
     split = (*values.shape[:dimension], size // (batch * inner), batch, inner, *values.shape[dimension + 1 :])
     return _blocked_sum(values.reshape(split).movedim(dimension + 1, 0).reshape(batch, -1))
 
@@ -48,20 +49,25 @@ def _blocked_sum(rows: Tensor) -> Tensor:
     """Row sums in float64: exact enough in float32 within a block, and as fast as memory allows."""
     if rows.dtype == torch.float64 or rows.shape[1] <= _BLOCK:
         return rows.sum(1, dtype=torch.float64)
-    whole = rows.shape[1] // _BLOCK * _BLOCK
-    total = rows[:, :whole].reshape(rows.shape[0], -1, _BLOCK).sum(-1).sum(-1, dtype=torch.float64)
+    block = _block(rows.shape[1])
+    whole = rows.shape[1] // block * block
+    total = rows[:, :whole].reshape(rows.shape[0], -1, block).sum(-1).sum(-1, dtype=torch.float64)
     return total + rows[:, whole:].sum(1, dtype=torch.float64) if whole < rows.shape[1] else total
 
 
-def dot_rows(a: Tensor, b: Tensor) -> Tensor:
-    """Σ_j a_ij b_ij of each row i in float64, in blocks like `sum_per_sample`, without the products in memory."""
-    count, size = a.shape
-    if a.dtype == torch.float64 or size <= _BLOCK:
-        return torch.linalg.vecdot(a, b).double()  # type: ignore[no-any-return]
-    whole = size // _BLOCK * _BLOCK
-    blocks = [part[:, :whole].reshape(count, -1, _BLOCK) for part in (a, b)]
-    total: Tensor = torch.linalg.vecdot(*blocks).sum(-1, dtype=torch.float64)
-    return total + torch.linalg.vecdot(a[:, whole:], b[:, whole:]).double() if whole < size else total
+@lru_cache
+def _block(size: int) -> int:
+    """The largest block of at most 1024 values, but not far below, that divides a row; 1024 where none does."""
+    return next((block for block in range(_BLOCK, _BLOCK // 8, -1) if size % block == 0), _BLOCK)
+
+
+def _as_in_memory(values: Tensor, first: int) -> Tensor:
+    """The tensor with its dimensions, after the `first` ones, in the order that they have in memory: a sum over them then
+    needs no copy."""
+    if values.is_contiguous():
+        return values
+    rest = sorted(range(first, values.dim()), key=values.stride, reverse=True)
+    return values.permute(*range(first), *rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,16 +160,9 @@ class Step:
         if self.journal is not None and isinstance(argument, Ref) and not self.is_data(argument):
             self.journal(self.node, argument, relevance)
 
-    def account(self, values: Tensor, index: int | None = None, times: Tensor | None = None) -> Tensor:
-        """Σ per sample of a tensor that is laid out like the output (or like its part `index`), or of its product with
-        `times`, of the same shape: (B,) float64."""
-        layout = self.layout_of(Ref(self.node.name, index))
-        if times is not None:
-            first = layout == Layout(0, 1) and values.dim() > 1 and values.shape[0] == self.batch
-            if first and values.shape == times.shape and values.dtype == times.dtype:
-                return dot_rows(values.flatten(1), times.flatten(1))
-            values = values * times
-        return sum_per_sample(values, layout, self.batch)
+    def account(self, values: Tensor, index: int | None = None) -> Tensor:
+        """Σ per sample of a tensor that is laid out like the output (or like its part `index`): (B,) float64."""
+        return sum_per_sample(values, self.layout_of(Ref(self.node.name, index)), self.batch)
 
     def account_argument(self, values: Tensor, position: int) -> Tensor:
         """Σ per sample of a tensor that is laid out like an argument: (B,) float64."""

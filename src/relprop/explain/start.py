@@ -37,7 +37,7 @@ def forward(
 ) -> Forward:
     """Run the graph on one batch and keep what the walk reads."""
     leaves = leaves_of(explainer.model, captured.graph, args, kwargs)
-    captured.store.fresh(weights_by_node(captured.graph, leaves))
+    captured.store.fresh(weights_by_node(captured.graph, leaves), captured.graph)
     values = record(program, leaves, captured.store)
 
     output = map_output(captured.graph.output, lambda ref: value_of(values, ref))

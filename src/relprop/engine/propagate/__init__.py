@@ -4,7 +4,7 @@ from relprop.engine.propagate.book import Mask, Walk
 from relprop.engine.propagate.program import Program, prepare
 from relprop.engine.propagate.record import record
 from relprop.engine.propagate.walk import HALF, pairs_of, step_of, walk
-from relprop.engine.propagate.weights import Weights, fingerprint
+from relprop.engine.propagate.weights import Weights
 
 __all__ = [
     "HALF",
@@ -12,7 +12,6 @@ __all__ = [
     "Program",
     "Walk",
     "Weights",
-    "fingerprint",
     "pairs_of",
     "prepare",
     "record",

@@ -117,7 +117,7 @@ class Book:
             size = _total([s for s in sizes if s is not None])
             if shares.magnitude is not None:
                 size = torch.maximum(size, shares.magnitude)
-        zero = torch.zeros_like(received[0])
+        handed = [amount for amount in passed if amount is not None]
         self.entries.append(
             Entry(
                 node.name,
@@ -126,7 +126,7 @@ class Book:
                 row.source,
                 str(row.rule),
                 _total(received),
-                _total([p for p in passed if p is not None]) if passed else zero,
+                _total(handed) if handed else torch.zeros_like(received[0]),
                 shares.absorbed,
                 size,
             )

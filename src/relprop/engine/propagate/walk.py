@@ -23,7 +23,7 @@ HALF = (torch.float16, torch.bfloat16)
 
 def walk(
     program: Program,
-    values: Mapping[str, Any],
+    values: dict[str, Any],
     seeds: Mapping[Ref, Tensor],
     store: Weights,
     batch: int,
@@ -38,7 +38,7 @@ def walk(
 ) -> Walk:
     """Propagate the relevance of the outputs (`seeds`) to the inputs, operation by operation, in reverse order.
 
-    With `release` the values are freed as the walk passes (then they serve one walk only). `masks` let a part of the
+    With `release` the walk takes the values for itself and frees them as it passes: `values` is empty then. `masks` let a part of the
     relevance pass some values. `journal` is told the relevance of what the operations read from weights. The walk stops
     in front of the node `until`, and goes on from a walk that was stopped so (`onward`, which stays as it is).
     """
@@ -48,6 +48,8 @@ def walk(
     for ref, seed in seeds.items():
         _arrive(relevance, sums, ref, seed, book.sum(ref, seed))
     held = dict(values)
+    if release:
+        values.clear()
     nodes = program.graph.nodes
     while result.position < len(nodes):
         node = nodes[-1 - result.position]

@@ -3,60 +3,95 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from relprop.engine.graph import Ref
+from relprop.engine.graph import Graph, Ref, parents
 
 
 class Weights:
     """Values that depend on weights alone, computed once and kept for as long as the weights stay as they are.
 
-    A change is noticed by the version counter, the place in memory and a checksum of every weight that something was
-    derived from (writes through `.data` move no counter).
+    A change is noticed by the version counter, the place in memory and the sums of the rows of every weight that
+    something was computed from (writes through `.data` move no counter); where only views were made of a weight, by its
+    place: a view shows what is written to it.
     """
 
     def __init__(self) -> None:
         self._values: dict[tuple[Ref, str], Any] = {}
         self._weights: Mapping[str, Tensor] = {}
-        self._token: tuple[Any, ...] | None = None
+        self._sources: Mapping[str, frozenset[str]] = {}
+        self._places: dict[str, tuple[Any, ...]] = {}  # of the weights that kept values were derived from
+        self._sums: dict[str, Tensor] = {}  # of those that they were computed from
         self._lock = threading.RLock()
 
-    def fresh(self, weights: Mapping[str, Tensor]) -> None:
-        """Forget everything where a weight has changed since it was derived."""
+    def fresh(self, weights: Mapping[str, Tensor], graph: Graph | None = None) -> None:
+        """Take the weights by the names of their nodes in the graph; forget everything that was derived from them where
+        one of these has changed since."""
         with self._lock:
-            if self._values and fingerprint(weights) != self._token:
+            self._weights = weights
+            if graph is not None and not self._sources:
+                self._sources = sources_of(graph)
+            if self._values and not self._unchanged():
                 self._values.clear()
-            self._weights = weights if not self._values else {}
+                self._places.clear()
+                self._sums.clear()
 
     def get(self, key: tuple[Ref, str], make: Callable[[], Any]) -> Any:
         """The kept value, made on first use."""
         with self._lock:
             if key not in self._values:
-                if not self._values:
-                    self._token, self._weights = fingerprint(self._weights), {}
-                self._values[key] = make()
+                value = make()
+                self._note(key[0].name, value)
+                self._values[key] = value
             return self._values[key]
 
+    def _note(self, name: str, value: Any) -> None:
+        """Take down the state of the weights that a value was derived from."""
+        own = self._sources.get(name)
+        names = [n for n in (self._weights if own is None else own) if n in self._weights]
+        view = isinstance(value, Tensor) and len(names) == 1 and _same_memory(value, self._weights[names[0]])
+        for n in names:
+            self._places.setdefault(n, _place(self._weights[n]))
+            if not view and n not in self._sums:
+                self._sums[n] = row_sums(self._weights[n])
 
-def fingerprint(weights: Mapping[str, Tensor]) -> tuple[Any, ...]:
-    """What tells one state of the weights from another: place, version, and a checksum that knows the order of rows."""
+    def _unchanged(self) -> bool:
+        if any(n not in self._weights or _place(self._weights[n]) != p for n, p in self._places.items()):
+            return False
+        now = [row_sums(self._weights[n]) for n in self._sums]
+        return all(torch.equal(a, b) for a, b in zip(_joined(now), _joined(self._sums.values()), strict=True))
+
+
+def sources_of(graph: Graph) -> dict[str, frozenset[str]]:
+    """From the name of each node to those of the weights that it is computed from, directly or not."""
+    found: dict[str, frozenset[str]] = {}
+    for node in graph.nodes:
+        own = frozenset((node.name,)) if node.kind == "weight" else frozenset[str]()
+        found[node.name] = own.union(*(found[ref.name] for ref in parents(node)))
+    return found
+
+
+def row_sums(weight: Tensor) -> Tensor:
+    """Σ_j w_kj of each row k of a weight, in memory of its own."""
+    return weight.reshape(weight.shape[0] if weight.dim() else 1, -1).sum(1)
+
+
+def _place(weight: Tensor) -> tuple[Any, ...]:
+    version = None if weight.is_inference() else weight._version
+    return weight.data_ptr(), version, weight.shape, weight.stride(), weight.dtype, weight.device
+
+
+def _same_memory(value: Tensor, weight: Tensor) -> bool:
+    return value.untyped_storage().data_ptr() == weight.untyped_storage().data_ptr()
+
+
+def _joined(sums: Iterable[Tensor]) -> list[Tensor]:
+    """Vectors of a type on a device as one: a comparison then is one operation."""
     groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
-    for w in weights.values():
-        groups.setdefault((w.dtype, w.device), []).append(_checksum(w))
-    sums = [value for group in groups.values() for value in torch.stack(group).tolist()]
-    marks = [
-        (w.data_ptr(), None if w.is_inference() else w._version, w.shape, w.dtype) for w in weights.values()
-    ]
-    return (*marks, *sums)
-
-
-def _checksum(weight: Tensor) -> Tensor:
-    """Σ_k k Σ_j w_kj over the rows k of a weight."""
-    if weight.dim() == 0 or not weight.is_floating_point():
-        return weight.sum()
-    rows = weight.reshape(weight.shape[0], -1).sum(1)
-    return rows @ torch.arange(1, len(rows) + 1, dtype=rows.dtype, device=rows.device)
+    for vector in sums:
+        groups.setdefault((vector.dtype, vector.device), []).append(vector)
+    return [torch.cat(group) for group in groups.values()]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from relprop.engine.rules.declared import LinearRule
-from relprop.engine.step import Layout, dot_rows
+from relprop.engine.step import Layout
 
 Result = tuple[Tensor, dict[str, Tensor]]
 """Relevance of the input, and what the rule absorbed: from a reason to a sum per sample, (B,) float64."""
@@ -102,15 +102,16 @@ class Affine:
         return (self.x, None) if self.nonnegative else (self.x.clamp(min=0), self.x.clamp(max=0))
 
     def account_product(self, s: Tensor, factor: Tensor) -> Tensor:
-        """Σ s·factor per sample, (B,) float64, without the product in memory where the samples lie first."""
+        """Σ s·factor per sample, (B,) float64, without the product in memory where the factor is one number, or one a
+        channel, and the samples lie first."""
         if factor.dim() == 0:
             return self.account(s) * factor.double()
         first = self.layout == Layout(0, 1) and s.shape[:1] == (self.batch,)
-        if first and s.dtype == factor.dtype and s.dim() > 1:
-            if factor.shape == s.shape:
-                return dot_rows(s.flatten(1), factor.flatten(1))
-            if factor.dim() > 1 and factor.dim() == s.dim() - 1 and factor[0].numel() == 1:  # one a channel
+        if first and s.dtype == factor.dtype and s.dim() > 1 and s.is_contiguous():
+            if factor.dim() > 1 and factor.dim() == s.dim() - 1 and factor[0].numel() == 1:
                 return (s.flatten(2).sum(2) * factor.flatten()).sum(1, dtype=torch.float64)
+            if factor.shape == s.shape[-1:]:
+                return (s.flatten(0, -2) @ factor).reshape(s.shape[0], -1).sum(1, dtype=torch.float64)
         return self.account(s * factor)
 
     def root_mean_square(self, z: Tensor) -> Tensor:
@@ -147,7 +148,7 @@ def scaled(x: Tensor, shares: Tensor, s: Tensor) -> Tensor:
 
 class Quotient(NamedTuple):
     """s = R / d of a stabilised denominator d = z + stabiliser; `empty` marks d = 0, where s is 0 (None:
-    nowhere)."""
+    nowhere). The stabiliser is the quotient's own: its account is written over it."""
 
     s: Tensor
     stabiliser: Tensor | None
@@ -202,12 +203,19 @@ def settled(
             add(absorbed, "undistributed", lost)
         return shares, absorbed
     if stabiliser is not None:
-        absorbed["stabilizer"] = f.account_product(s, stabiliser)
+        absorbed["stabilizer"] = (
+            f.account(taken(s, stabiliser)) if stabiliser.dim() else f.account_product(s, stabiliser)
+        )
     if bias is not None:
         absorbed["bias"] = f.account_product(s, bias)
         if f.noted is not None:
             f.noted(s, bias)
     return shares, absorbed
+
+
+def taken(s: Tensor, stabiliser: Tensor) -> Tensor:
+    """s · stabiliser, written over the stabiliser, which nothing reads after this."""
+    return stabiliser.mul_(s) if stabiliser.shape == s.shape and not s.requires_grad else s * stabiliser
 
 
 def _spread(f: Affine, shares: Tensor, amount: Tensor) -> tuple[Tensor, Tensor]:

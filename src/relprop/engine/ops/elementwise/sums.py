@@ -11,7 +11,7 @@ from relprop.engine.graph import Node
 from relprop.engine.ops.elementwise.signs import both_known
 from relprop.engine.ops.table import Operation, rows
 from relprop.engine.rules import Addition, Epsilon, LinearRule
-from relprop.engine.rules.affine import add, divided_in_place
+from relprop.engine.rules.affine import add, divided_in_place, taken
 from relprop.engine.step import Shares, Step
 
 
@@ -121,7 +121,7 @@ def stabilised(
     if epsilon:
         stabiliser = torch.copysign(d.new_full((), epsilon), d)
         s = divided_in_place(relevance, d + stabiliser)
-        return s, {"stabilizer": step.account(s, index, times=stabiliser)}
+        return s, {"stabilizer": step.account(taken(s, stabiliser), index)}
     empty = d == 0
     lost = step.account(torch.where(empty, relevance, 0.0), index)
     return torch.where(empty, 0.0, relevance / d), {"undistributed": lost}
