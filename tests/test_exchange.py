@@ -226,7 +226,7 @@ def test_a_clusters_samples_are_listed_as_csv_and_parquet(tmp_path: Path) -> Non
     store = a_store(tmp_path / "store")
     found = an_analysis(store)
     columns = exchange.cluster_rows(
-        found, store.column("id"), target=1, cluster=0, label=store.column("label")
+        found, store.column("id"), target=1, cluster=0, columns={"label": store.column("label")}
     )
     assert columns["id"] == ["photo 6", "photo 8", "photo 10"] and columns["label"] == [1, 1, 1]
     assert columns["flagged"] == [True] * 3 and columns["exemplar"] == [True, True, False]

@@ -214,18 +214,24 @@ def _names(first: Store, second: Store) -> tuple[str, str]:
 
 
 def _shared(first: Store, second: Store) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of both of the samples that are done in both, in the order of the first."""
+    """The rows of both of the samples that are done in both, in the order of the first.
+
+    Where a sample has several rows, one for each of its largest outputs, rows of the same target belong together.
+    """
+    ids = [store.column("id") for store in (first, second)]
+    single = all(len(np.unique(one.astype(str))) == len(one) for one in ids)
     places = []
-    for store in (first, second):
-        ids, done = store.column("id"), store.done
-        places.append({str(name): row for row, name in enumerate(ids) if done[row]})
-    both = [name for name in places[0] if name in places[1]]
+    for store, names in zip((first, second), ids, strict=True):
+        done, target = store.done, store.column("target")
+        keys = [(str(name), 0 if single else int(target[row])) for row, name in enumerate(names)]
+        places.append({key: row for row, key in enumerate(keys) if done[row]})
+    both = [key for key in places[0] if key in places[1]]
     if not both:
         raise InvalidInput(
             f"compare: {first.path} and {second.path} share no sample that both explain\n"
             "  do: give two stores of the same data"
         )
-    return tuple(np.array([held[name] for name in both]) for held in places)  # type: ignore[return-value]
+    return np.array([places[0][key] for key in both]), np.array([places[1][key] for key in both])
 
 
 # ---------------------------------------------------------------- texts

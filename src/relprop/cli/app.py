@@ -11,7 +11,9 @@ import typer
 import relprop
 from relprop.cli import photos as work
 from relprop.cli import printing, sounds, texts
+from relprop.cli.analyses import compare, context, words
 from relprop.cli.evaluate import evaluate
+from relprop.cli.exchange import export, import_
 from relprop.cli.kinds import kind_of_inputs
 from relprop.cli.options import (
     ClassesOption,
@@ -277,3 +279,8 @@ def doctor(
 
 app.command()(evaluate)
 app.command()(run)
+app.command()(context)
+app.command()(compare)
+app.command()(words)
+app.command()(export)
+app.command("import")(import_)

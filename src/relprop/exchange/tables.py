@@ -21,7 +21,7 @@ def cluster_rows(
     *,
     target: int | None = None,
     cluster: int | None = None,
-    **columns: Any,
+    columns: Mapping[str, Any] | None = None,
 ) -> dict[str, list[Any]]:
     """A row a sample and the cluster that it is in, column by column.
 
@@ -41,7 +41,7 @@ def cluster_rows(
         )
         raise InvalidInput(f"cluster {cluster}: not in this analysis\n  do: {known}")
     found: dict[str, list[Any]] = {
-        name: [] for name in ("id", "row", "class", "class_name", "cluster", "suspicion", "flagged", "exemplar", *columns)
+        name: [] for name in ("id", "row", "class", "class_name", "cluster", "suspicion", "flagged", "exemplar", *(columns or {}))
     }  # fmt: skip
     for one in classes:
         for held in one.clusters:
@@ -57,7 +57,7 @@ def cluster_rows(
                 found["suspicion"].append(float(held.suspicion))
                 found["flagged"].append(bool(held.flagged))
                 found["exemplar"].append(row in exemplars)
-                for name, values in columns.items():
+                for name, values in (columns or {}).items():
                     value = values[row]
                     found[name].append(value.item() if isinstance(value, np.generic) else value)
     return found

@@ -1,0 +1,147 @@
+"""`relprop export` and `relprop import`: stores and their clusters for other software, and ViRelAy's projects as stores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from relprop import exchange
+from relprop import store as stores
+from relprop.analyse.result import Analysis, load
+from relprop.cli import printing
+from relprop.cli.analyses import StoreArgument
+from relprop.cli.options import JsonOption
+from relprop.errors import InvalidInput
+
+COLUMNS = ("target", "label", "score", "gap", "source")
+"""Columns of the store that a table of clusters has too."""
+
+
+def export(
+    store: StoreArgument,
+    virelay: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write a project that ViRelAy opens: a new folder with project.yaml.",
+            show_default=False,
+        ),
+    ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write which sample is in which cluster as a table (.csv, .parquet).",
+            show_default=False,
+        ),
+    ] = None,
+    analysis: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The folder that relprop analyse wrote. Without it a ViRelAy project has no clusters.",
+            show_default=False,
+        ),
+    ] = None,
+    target: Annotated[
+        int | None, typer.Option(metavar="N", help="Of this class alone.", show_default=False)
+    ] = None,
+    cluster: Annotated[
+        int | None, typer.Option(metavar="N", help="Of this cluster of it alone.", show_default=False)
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Hand a store and its clusters to other software.
+
+    A store itself is a Zarr v3 group: xarray.open_zarr(STORE, consolidated=False) opens it as it is.
+
+    \b
+    Examples:
+      relprop export store/ --virelay project/ --analysis analysis/
+      relprop export store/ --table suspects.csv --analysis analysis/ --target 7 --cluster 1
+    """
+    with printing.reporting():
+        if virelay is None and table is None:
+            raise InvalidInput("export: to where?\n  do: give --virelay DIR or --table FILE")
+        if table is not None and analysis is None:
+            raise InvalidInput(
+                "export: a table is of clusters\n  do: give --analysis DIR, which relprop analyse writes"
+            )
+        opened = stores.open(store)
+        held = None if analysis is None else load(analysis)
+        written: dict[str, Any] = {}
+        if held is not None:
+            _belongs(opened, held)
+        if virelay is not None:
+            with printing.working("writing the project"):
+                written["virelay"] = str(exchange.export_virelay(opened, virelay, held))
+        if table is not None and held is not None:
+            columns = {name: opened.column(name) for name in COLUMNS}
+            rows = exchange.cluster_rows(
+                held, list(opened.column("id")), target=target, cluster=cluster, columns=columns
+            )
+            written["table"] = str(exchange.save_table(rows, table))
+            written["samples"] = len(rows["row"])
+        if json:
+            printing.print_json("export", {"store": str(store), **written})
+            return
+        if "virelay" in written:
+            printing.print_field("project", f"{written['virelay']}; open it by: virelay {written['virelay']}")
+        if "table" in written:
+            printing.print_field("table", f"{written['table']}, {written['samples']} samples")
+
+
+def _belongs(opened: stores.Store, held: Analysis) -> None:
+    last = max((int(one.rows.max()) for one in held.classes), default=-1)
+    if last >= len(opened):
+        raise InvalidInput(
+            f"analysis: it speaks of sample {last}, and {opened.path} has {len(opened)}\n  do: give the analysis of this store"
+        )
+
+
+def import_(
+    project: Annotated[
+        Path, typer.Argument(metavar="PROJECT", help="The project.yaml of a ViRelAy project.")
+    ],
+    store: Annotated[
+        Path, typer.Option("--store", "-s", metavar="DIR", help="The store to write: a new folder.")
+    ],
+    analysis: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where the project's clusters go; a new folder. Default: they are not kept.",
+            show_default=False,
+        ),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Make a store of a ViRelAy project, as CoRelAy and ViRelAy write it.
+
+    \b
+    Examples:
+      relprop import project/project.yaml --store store/ --analysis analysis/
+    """
+    with printing.reporting():
+        if analysis is not None and analysis.exists():
+            raise InvalidInput(f"{analysis}: is there already\n  do: give a new folder")
+        with printing.working("reading the project"):
+            made, found = exchange.import_virelay(project, store)
+            kept = found.save(analysis) if analysis is not None and found is not None else None
+        classes = 0 if found is None else len(found.classes)
+        if json:
+            content = {
+                "store": str(store),
+                "samples": len(made),
+                "classes": classes,
+                "analysis": kept and str(kept),
+            }
+            printing.print_json("import", content)
+            return
+        printing.print_field("store", f"{store}, {len(made)} samples")
+        told = (
+            f"of {classes} classes, in {kept}" if kept else f"of {classes} classes, not kept (--analysis DIR)"
+        )
+        printing.print_field("clusters", told if classes else "the project has none")

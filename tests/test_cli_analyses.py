@@ -1,0 +1,110 @@
+"""The commands over stores: context, compare, words, export and import."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from relprop.cli import main
+from test_analyse_stored import a_store as photographs_store
+from test_analyse_stored import photographs, texts
+from test_exchange import a_store, an_analysis
+
+pytest.importorskip("zarr")
+pytest.importorskip("scipy")
+pytest.importorskip("h5py")
+
+BOXES = "file,class_name,x0,y0,x1,y1\n" + "".join(f"{i}.png,{'dog' if i % 2 else 'cat'},0,0,12,16\n" for i in range(8))  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_context_prints_a_table_and_draws_a_picture(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = pytest.importorskip("PIL.Image")
+    photographs_store(folder / "store", photographs(folder / "photos"), 1.0)
+    (folder / "boxes.csv").write_text(BOXES)
+    (folder / "classes.csv").write_text("class_name,outputs\ncat,0\ndog,1\n")
+    command = ["context", "store", "--boxes", "boxes.csv", "--classes", "classes.csv"]
+    assert main([*command, "-o", "context.png"]) == 0
+    told = capsys.readouterr().out
+    assert "all classes" in told and "100.0%" in told
+    with image.open(folder / "context.png") as drawn:
+        assert drawn.size[0] > 300
+    assert main([*command, "--json", "--signed"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["pool"] == "signed" and found["overall"]["used"] == 8 and found["excluded"] == {}
+    assert main(["context", "store", "--boxes", "none.csv"]) == 2
+    assert capsys.readouterr().err.startswith("error: none.csv: cannot be read")
+
+
+def test_compare_lists_where_strategies_differ(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sources = [f"/there/{i}.png" for i in range(30)]
+    photographs_store(folder / "first", sources, 1.0)
+    photographs_store(folder / "second", sources, 0.0, seed=1)
+    assert main(["compare", "first", "second", "--grid", "2"]) == 0
+    told = capsys.readouterr().out
+    assert "100.0% have the same prediction" in told and "row 1, column 1" in told and "McNemar p = 1" in told
+    assert main(["compare", "first", "second", "--grid", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["compared"] == 30 and found["contrasts"][0]["p"] < 0.01
+    photographs_store(folder / "few", sources[:4], 1.0)
+    assert main(["compare", "first", "few"]) == 0
+    assert "no class has the six samples" in capsys.readouterr().out
+    texts(folder / "texts", 0.0)
+    assert main(["compare", "first", "texts"]) == 2
+    assert "do: give two stores of the same data" in capsys.readouterr().err
+
+
+def test_words_lists_each_class(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts(folder / "first", 0.0)
+    texts(folder / "second", 3.0)
+    assert main(["words", "first", "--other", "second", "--top", "2"]) == 0
+    told = capsys.readouterr().out
+    assert "fine" in told and "shared" in told
+    assert main(["words", "first", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["classes"]["bad"][0]["word"] == "dull"
+    assert main(["words", "first", "--least", "50"]) == 2
+    assert "do: a smaller --least" in capsys.readouterr().err
+
+
+def test_clusters_leave_as_a_table_and_a_project_and_come_back(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = a_store(folder / "store")
+    an_analysis(store).save(folder / "analysis")
+    command = ["export", "store", "--analysis", "analysis"]
+    assert (
+        main([*command, "--virelay", "project", "--table", "one.csv", "--target", "1", "--cluster", "0"]) == 0
+    )
+    assert "virelay project/project.yaml" in capsys.readouterr().out
+    with (folder / "one.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == ["photo 6", "photo 8", "photo 10"] and rows[0]["label"] == "1"
+    assert (
+        main(["import", "project/project.yaml", "--store", "again", "--analysis", "clusters", "--json"]) == 0
+    )
+    told = json.loads(capsys.readouterr().out)
+    assert (told["samples"], told["classes"]) == (12, 2) and (folder / "clusters" / "analysis.json").is_file()
+    for arguments, words in [
+        (["export", "store"], "do: give --virelay DIR or --table FILE"),
+        (["export", "store", "--table", "x.csv"], "do: give --analysis DIR"),
+        ([*command, "--table", "x.csv", "--target", "9"], "class 9: not analysed"),
+        ([*command, "--virelay", "project"], "is in use"),
+        (["import", "none.yaml", "--store", "new"], "none.yaml: cannot be read"),
+        (["import", "project/project.yaml", "--store", "again"], "holds a store already"),
+        (["export", "nothing", "--virelay", "x"], "no such folder"),
+    ]:
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert words in error and "Traceback" not in error
+    small = a_store(folder / "small", **{name: np.asarray(store.column(name))[:3] for name in ("relevance", "output", "label", "thumbnail")}, id=["a", "b", "c"])  # fmt: skip
+    assert len(small) == 3 and main(["export", "small", "--analysis", "analysis", "--virelay", "y"]) == 2
+    assert "the analysis of this store" in capsys.readouterr().err
