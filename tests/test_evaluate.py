@@ -392,6 +392,7 @@ def test_every_metric_is_declared_and_runs_or_says_why_not() -> None:
             continue
         options = few[0] if name in ("faithfulness_correlation", "sensitivity_n", "infidelity") else {}
         options = few[1] if "sensitivity" in name and "_n" not in name else options
+        options = {"other": network(seed=1)} if name == "data_randomisation" else options
         found = metric.run(case, **options)
         assert found.shape == (3,) and found.dtype == torch.float64
         low, high = metric.range
@@ -449,7 +450,7 @@ def test_random_orders_are_permutations_of_each_sample() -> None:
 MODEL, X, R = linear()
 BAD = {
     "more steps than regions": ({"steps": 7, "replacement": 0.0}, "steps: 7"),
-    "unknown regions": ({"regions": "superpixels"}, "regions: 'superpixels'"),
+    "unknown regions": ({"regions": "blobs"}, "regions: 'blobs'"),
     "unknown order": ({"order": "descending", "replacement": 0.0}, "order: 'descending'"),
     "unknown score": ({"score": "energy"}, "score: 'energy'"),
     "unknown replacement": ({"replacement": "grey"}, "replacement: 'grey'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 
 import relprop
 from relprop import evaluate as ev
-from relprop.evaluate import scenes
+from relprop.evaluate import digits, planted, scenes
 from relprop.evaluate.arithmetic import Adder, Sums, arithmetic, steps_occluded, sums
 from relprop.evaluate.quantus import QuantusFunction, quantus_scores
 
@@ -103,3 +104,101 @@ def test_quantus_flips_pixels_to_the_same_curve() -> None:
     relevance = relprop.explain(model, x, target=y, method="gradient_x_input").relevance
     ours = ev.perturb(model, x, relevance, target=y, size=4, replacement=0.0).scores[:, 1:]
     np.testing.assert_allclose(np.array(theirs), ours.numpy(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def marked() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    return planted.trained()
+
+
+def test_a_planted_artefact_is_what_the_network_looks_at_and_what_relevance_shows(marked: Any) -> None:
+    model, images, labels = marked
+    effect = planted.effect(model, images, labels)
+    assert effect.change > 3 and effect.without < effect.clean < 1 and effect.everywhere < effect.clean
+    own = planted.stamped(images[labels == planted.CLASS])
+    found = {
+        r: planted.share(relprop.explain(model, own, planted.CLASS, r).relevance)
+        for r in ("auto", "epsilon_plus")
+    }
+    assert min(found.values()) > 0.15, found  # of 2 % of the area
+    clean = relprop.explain(model, images[labels == planted.CLASS], planted.CLASS).relevance
+    assert planted.share(clean) < 0.05
+    noise = relprop.explain(model, own, planted.CLASS, method="random").relevance
+    assert planted.share(noise) < 0.05
+
+
+def edges(model: Any, inputs: Any, target: Any) -> torch.Tensor:
+    """An edge detector that asks nothing of the model."""
+    return torch.nn.functional.pad((inputs[..., 1:] - inputs[..., :-1]).abs(), (0, 1))
+
+
+def test_methods_that_show_the_input_or_its_edges_are_caught(marked: Any) -> None:
+    model, images, labels = marked
+    other = digits.trained(images[:300], labels[torch.randperm(300)], epochs=3)
+    methods = {
+        "lrp": "lrp",
+        "gradient": "gradient",
+        "input": lambda model, inputs, target: inputs,
+        "edges": edges,
+    }
+    found = ev.compare(
+        model, images[:6], methods, {"mprt": {}, "random_logit": {}, "data_randomisation": {"other": other}}
+    )  # fmt: skip
+    for name in found.metrics:
+        means = dict(zip(found.methods, found.values[name].mean(0), strict=True))
+        assert means["input"] > 0.999 and means["edges"] > 0.999, name
+        assert means["lrp"] < 0.95 and means["gradient"] < 0.95, name
+    assert found.blind() == {"input": list(found.metrics), "edges": list(found.metrics)}
+
+
+def test_data_randomisation_asks_for_the_other_network(marked: Any) -> None:
+    model, images, _ = marked
+    with pytest.raises(relprop.InvalidInput, match="trained on permuted labels"):
+        ev.compare(model, images[:2], ["gradient"], ["data_randomisation"])
+
+
+def test_shuffled_relevance_scores_like_random(marked: Any) -> None:
+    model, images, _ = marked
+
+    def shuffled(model: Any, inputs: Any, target: Any) -> torch.Tensor:
+        relevance = relprop.explain(model, inputs, target).relevance.flatten(1)
+        return relevance.gather(1, torch.rand(relevance.shape).argsort(1)).reshape(inputs.shape)
+
+    found = ev.compare(
+        model, images[:40], {"lrp": "lrp", "shuffled": shuffled, "random": "random"}, ["aopc_morf", "abpc"],
+        perturbation={"regions": 2, "steps": 12, "size": 8, "replacement": 0.0},
+    )  # fmt: skip
+    for metric in found.metrics:
+        tiers = {row.method: row.tier for row in found.rows(metric)}
+        assert tiers["lrp"] == 1 and tiers["shuffled"] == tiers["random"] > 1
+    between = found.values["abpc"][:, 1]
+    assert abs(between.mean()) < 4 * between.std() / len(between) ** 0.5
+
+
+def test_superpixels_are_regions_of_each_image_by_itself() -> None:
+    pytest.importorskip("skimage", reason="scikit-image is not installed")
+    images = torch.zeros(2, 3, 32, 32)
+    images[:, 0, :, 16:] = 1.0
+    images[1, 1, 8:24, 8:24] = 1.0
+    labels = ev.superpixels(images, 12)
+    assert labels.shape == (2, 32, 32) and 4 < int(labels.max()) < 24
+    assert torch.equal(ev.superpixels(images[1:], 12), labels[1:])
+    left, right = labels[0, :, :14].unique(), labels[0, :, 18:].unique()
+    assert not set(left.tolist()) & set(right.tolist())  # none lies across the edge
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2)).eval()
+    curves = ev.perturb(
+        model, images, torch.rand(2, 32, 32), regions="superpixels", replacement="mean", size=1
+    )
+    assert curves.scores.shape[0] == 2 and bool(torch.isfinite(curves.scores).all())
+    with pytest.raises(relprop.InvalidInput, match="superpixels"):
+        ev.perturb(nn.Linear(4, 2).eval(), torch.rand(2, 4), torch.rand(2, 4), regions="superpixels")
+
+
+def test_segments_of_a_series_go_together() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2 * 30, 3)).eval()
+    series, relevance = torch.rand(4, 2, 30), torch.rand(4, 2, 30)
+    experiment = ev.experiment(model, series, 1, regions=10, channels=1, replacement=0.0)
+    assert experiment.regions.count == 3
+    scores = experiment.regions.scores(relevance)
+    torch.testing.assert_close(scores, relevance.double().reshape(4, 2, 3, 10).sum((1, 3)))

@@ -3,7 +3,8 @@
 from relprop.evaluate.arrays import POOLS, pool_channels
 from relprop.evaluate.axioms import AXIOMS, Checked, Explained, conservation_gap
 from relprop.evaluate.cases import Data
-from relprop.evaluate.compare import Comparison, compare
+from relprop.evaluate.compare import compare
+from relprop.evaluate.comparison import Comparison
 from relprop.evaluate.complexity import effective_complexity, entropy, gini
 from relprop.evaluate.curves import abpc, aopc, auc, naopc, normalised
 from relprop.evaluate.imputation import impute_noisy_linear
@@ -20,7 +21,7 @@ from relprop.evaluate.localisation import (
 )
 from relprop.evaluate.perturb import Curves, Experiment, experiment, perturb
 from relprop.evaluate.protocols import PROTOCOLS
-from relprop.evaluate.regions import ORDERS
+from relprop.evaluate.regions import ORDERS, superpixels
 from relprop.evaluate.replacements import REPLACEMENTS
 from relprop.evaluate.scoring import SCORES
 from relprop.evaluate.similarity import SIMILARITIES, cosine, kendall, pearson, spearman, spearman_abs, ssim
@@ -70,5 +71,6 @@ __all__ = [
     "spearman",
     "spearman_abs",
     "ssim",
+    "superpixels",
     "top_k",
 ]

@@ -83,10 +83,17 @@ def rank_of(ordered: Tensor) -> Tensor:
 
 def mean_ranks(values: Tensor) -> Tensor:
     """The rank of each value in its row from 1 on, ties sharing their mean, float64 (B, N)."""
-    ordered = values.sort(1).values
-    below = torch.searchsorted(ordered, values.contiguous(), right=False)
-    upto = torch.searchsorted(ordered, values.contiguous(), right=True)
-    return (below + upto + 1).to(torch.float64) / 2
+    ordered, place = values.sort(1)
+    count = values.shape[1]
+    at = torch.arange(count, device=values.device, dtype=torch.float64).expand(values.shape)
+    differs = ordered[:, 1:] != ordered[:, :-1]
+    ranks = at + 1
+    if bool((~differs).any()):
+        edge = torch.ones(len(values), 1, dtype=torch.bool, device=values.device)
+        first = torch.where(torch.cat([edge, differs], 1), at, 0).cummax(1).values
+        last = torch.where(torch.cat([differs, edge], 1), at, float(count)).flip(1).cummin(1).values.flip(1)
+        ranks = (first + last) / 2 + 1
+    return torch.empty_like(ranks).scatter_(1, place, ranks)
 
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:

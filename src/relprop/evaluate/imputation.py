@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from relprop.errors import InvalidInput
 
@@ -67,14 +66,18 @@ def noise_for(samples: Any, shape: Any, seed: int, draw: int = 0) -> Tensor:
 
 
 def _neighbours(x: Tensor) -> Tensor:
-    """The weighed sum of the neighbours that exist, of each channel (B, C, H, W)."""
-    weights = torch.tensor(
-        [[DIAGONAL, DIRECT, DIAGONAL], [DIRECT, 0, DIRECT], [DIAGONAL, DIRECT, DIAGONAL]],
-        dtype=x.dtype,
-        device=x.device,
-    )
-    flat = x.reshape(-1, 1, *x.shape[2:])
-    return F.conv2d(flat, weights[None, None], padding=1).reshape(x.shape)
+    """The weighed sum of the neighbours that exist, of each channel (B, C, H, W).
+
+    The weights are those of (1, 2, 1) along both sides, over 12, without the pixel itself; two passes in place take a
+    fraction of a convolution's time.
+    """
+    down = x * 2
+    down[..., 1:, :] += x[..., :-1, :]
+    down[..., :-1, :] += x[..., 1:, :]
+    both = down * 2
+    both[..., 1:] += down[..., :-1]
+    both[..., :-1] += down[..., 1:]
+    return both.mul_(DIAGONAL).sub_(x, alpha=2 * DIRECT)
 
 
 def imputed(x: Tensor, gone: Tensor, noise: Tensor, mean: Tensor) -> Tensor:
@@ -88,34 +91,53 @@ def imputed(x: Tensor, gone: Tensor, noise: Tensor, mean: Tensor) -> Tensor:
     return torch.where(gone, filled + noise, x)
 
 
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """The product of each channel's maps, (B, C, 1, 1)."""
+    found: Tensor = torch.linalg.vecdot(a.flatten(2), b.flatten(2))
+    return found[..., None, None]
+
+
+def _quotient(a: Tensor, b: Tensor) -> Tensor:
+    """a / b, 0 where b is."""
+    return torch.where(b > 0, a / b.clamp(min=torch.finfo(b.dtype).tiny), torch.zeros_like(a))
+
+
 def _solve(hole: Tensor, right: Tensor, weight: Tensor) -> Tensor:
-    """u, zero outside the hole, with weight·u − Σ w u_n = right inside: symmetric, positive definite; conjugate gradients."""
+    """u, zero outside the hole, with weight·u − Σ w u_n = right inside: symmetric, positive definite; conjugate gradients.
+
+    Images that are solved leave the batch.
+    """
     tolerance = TOLERANCE**2 if right.dtype == torch.float64 else TOLERANCE
-    u = torch.where(hole, right / weight, torch.zeros_like(right))
+    inside, inverse = hole.to(right.dtype), 1 / weight
+    result = right * inverse
+    left = torch.arange(len(right), device=right.device)
 
     def apply(v: Tensor) -> Tensor:
-        return (weight * v - _neighbours(v)) * hole
+        return (weight * v).sub_(_neighbours(v)).mul_(inside)
 
-    def dot(a: Tensor, b: Tensor) -> Tensor:
-        return (a * b).sum((2, 3), keepdim=True)
-
+    u = result.clone()
     residual = right - apply(u)
-    step = residual / weight
-    rho = dot(residual, step)
-    limit = tolerance * dot(right, right).clamp(min=1e-300 if right.dtype == torch.float64 else 1e-30).sqrt()
-    direction = step
-    for _ in range(10 * max(hole.shape[2:]) + 50):
-        if bool((dot(residual, residual).sqrt() <= limit).all()):
+    direction = residual * inverse
+    rho = _dot(residual, direction)
+    limit = tolerance**2 * _dot(right, right).clamp(min=1e-300 if right.dtype == torch.float64 else 1e-30)
+    for number in range(10 * max(hole.shape[2:]) + 50):
+        open_rows = (_dot(residual, residual) > limit).flatten(1).any(1)
+        if not bool(open_rows.any()):
             break
+        if number % 4 == 0 and int(open_rows.sum()) < 0.8 * len(open_rows):
+            result[left] = u
+            left = left[open_rows]
+            u, residual, direction, rho, limit, inside = (
+                part[open_rows] for part in (u, residual, direction, rho, limit, inside)
+            )
         image = apply(direction)
-        curve = dot(direction, image)
-        alpha = torch.where(
-            curve > 0, rho / curve.clamp(min=torch.finfo(curve.dtype).tiny), torch.zeros_like(rho)
-        )
+        alpha = _quotient(rho, _dot(direction, image))
         u = u + alpha * direction
-        residual = residual - alpha * image
-        step = residual / weight
-        new = dot(residual, step)
-        beta = torch.where(rho > 0, new / rho.clamp(min=torch.finfo(rho.dtype).tiny), torch.zeros_like(rho))
-        direction, rho = step + beta * direction, new
-    return u
+        residual = residual.addcmul_(alpha, image, value=-1)
+        step = residual * inverse
+        new = _dot(residual, step)
+        direction, rho = step.addcmul_(_quotient(new, rho), direction), new
+    if len(left) == len(result):
+        return u
+    result[left] = u
+    return result

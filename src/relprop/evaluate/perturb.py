@@ -136,7 +136,7 @@ class Experiment:
         counts = torch.tensor(self.counts, device=rank.device)
         point = self.regions.spread(torch.searchsorted(counts, rank + 1), len(self.counts)).to(torch.int32)
         drawn = torch.stack([self._one(point, draw, reveal) for draw in range(self.draws)], 1)
-        return Curves(drawn, self.fractions, order, flat.to(drawn.device), tied(scores), self)
+        return Curves(drawn, self.fractions, order, flat.to(drawn.device), scores, self)
 
     def _one(self, point: Tensor, draw: int, reveal: bool) -> Tensor:
         """The scores (B, L+1) of one draw."""
@@ -184,7 +184,7 @@ class Curves:
         fractions: the share of the regions replaced at each point.
         order: "morf", "lerf" or "random".
         constant: samples whose relevance is constant, (B,): their areas are NaN.
-        ties: the share of regions that have another one's relevance, (B,).
+        relevance: of the regions, (B, N).
         experiment: what was done.
     """
 
@@ -192,8 +192,13 @@ class Curves:
     fractions: tuple[float, ...]
     order: str
     constant: Tensor
-    ties: Tensor
+    relevance: Tensor = field(repr=False)
     experiment: Experiment = field(repr=False)
+
+    @property
+    def ties(self) -> Tensor:
+        """The share of regions that have another one's relevance, (B,)."""
+        return tied(self.relevance)
 
     @property
     def scores(self) -> Tensor:
@@ -246,8 +251,8 @@ def perturb(
     Args:
         model, inputs, target: as for `relprop.explain`; the model itself is called, in inference mode.
         relevance: of the input's shape, or with its channels pooled; (B, …). NaN is refused.
-        regions: "pixels" (every place), the side of square patches (9), a side for each dimension, or whole numbers
-            (*places) or (B, *places) that say which region a place belongs to (superpixels, words), −1 for none.
+        regions: "pixels" (every place), "superpixels", the side of square patches (9), a side for each dimension, or whole numbers
+            (*places) or (B, *places) that say which region a place belongs to (words, anything), −1 for none.
         order: "morf", most relevant first: signed relevance, the negative last; "lerf", least relevant first; "random".
         steps: the number of steps, or the fractions of the regions that are replaced at each point, such as (0.1, 0.5, 0.9). By
             default until all are replaced, in at most 32 steps of equal size (one region each where `size` or `steps` is given).

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from relprop.errors import InvalidInput
-from relprop.evaluate.compare import Comparison
+from relprop.evaluate.comparison import Comparison
 from relprop.evaluate.statistics import bootstrap
 from relprop.show.layout import (
     FAINT,

@@ -19,6 +19,7 @@ from relprop.evaluate.perturb import explained
 from relprop.evaluate.scoring import Scorer
 from relprop.evaluate.similarity import SIMILARITIES
 from relprop.evaluate.stability import Explain, changed_inputs, target_of
+from relprop.explain.captured import adopt
 
 
 def layers_of(model: Any) -> list[str]:
@@ -60,6 +61,7 @@ def randomised(
             f"layers: {', '.join(wrong) or 'none'}: no modules with parameters\n  do: some of {', '.join(layers_of(own))}"
         )
     twin = copy.deepcopy(own)
+    adopt(twin, own)
     kept = {name: value.detach().clone() for name, value in own.state_dict().items()}
     for number, path in enumerate(layers):
         if not cascade:
@@ -119,6 +121,27 @@ def mprt(
         for twin in randomised(model, named, cascade, how, seed)
     ]
     return torch.stack(found, 1)
+
+
+def data_randomisation(
+    explain: Explain, other: Any, scorer: Scorer, relevance: Any, *, similarity: str = "spearman"
+) -> Tensor:
+    """Similarity to the explanation of the same network trained on permuted labels (Adebayo et al. 2018), (B,): lower passes.
+
+    Args:
+        other: that network. It has learned its labels by heart, and nothing of what the data means.
+        relevance: the explanation of the model itself, of the same targets.
+    """
+    if other is None:
+        raise InvalidInput(
+            "data_randomisation: it needs the same network trained on permuted labels\n"
+            "  do: give it: metrics={'data_randomisation': {'other': network}}"
+        )
+    if similarity not in SIMILARITIES:
+        raise InvalidInput(f"similarity: {similarity!r} is unknown\n  do: one of {', '.join(SIMILARITIES)}")
+    everyone = torch.arange(len(scorer), device=scorer.inputs.device)
+    again = explain(other, changed_inputs(scorer, scorer.inputs, everyone), target_of(scorer, everyone))
+    return SIMILARITIES[similarity](explained(relevance, scorer), explained(again, scorer))
 
 
 def histogram_entropy(relevance: Any, bins: int = 100) -> Tensor:

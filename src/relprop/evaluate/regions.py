@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.errors import InvalidInput
+from relprop.errors import InvalidInput, MissingExtra
 from relprop.evaluate.arrays import given, order, pool_channels, rank_of
 
 ORDERS = ("morf", "lerf", "random")
@@ -18,6 +18,41 @@ ORDERS = ("morf", "lerf", "random")
 
 PLACES = ("pixels", "tokens", "features")
 """Names under which every place is a region of its own."""
+
+
+SUPERPIXELS = 49
+"""How many superpixels "superpixels" asks for."""
+
+
+def superpixels(images: Tensor, count: int = SUPERPIXELS, compactness: float = 10.0) -> Tensor:
+    """The superpixel of each pixel by SLIC (Achanta et al. 2012), (B, C, H, W) -> whole numbers (B, H, W).
+
+    Each image by itself, its values spread to 0…1, so that batches do not matter. About `count` of them an image; the larger
+    `compactness`, the squarer. Needs scikit-image.
+
+    Raises:
+        InvalidInput: the inputs are no images, or `count` is no number from 2 to the number of pixels.
+        MissingExtra: scikit-image is not installed.
+    """
+    try:
+        from skimage.segmentation import slic
+    except ImportError as error:
+        raise MissingExtra(
+            "superpixels are found by scikit-image\n  do: pip install 'relprop[evaluate]'"
+        ) from error
+    if images.dim() != 4 or not images.is_floating_point():
+        raise InvalidInput(
+            f"regions: superpixels of inputs of shape {tuple(images.shape)}\n  do: they are for images (B, C, H, W); give a tensor of numbers for others"
+        )
+    if not 2 <= count <= images[0, 0].numel():
+        raise InvalidInput(f"regions: {count} superpixels\n  do: give a number from 2 on")
+    found = []
+    for image in images.detach().cpu().double():
+        low, high = image.min(), image.max()
+        spread = ((image - low) / (high - low).clamp(min=1e-12)).permute(1, 2, 0).numpy()
+        labels = slic(spread, count, compactness / 100, start_label=0, channel_axis=2, convert2lab=False)
+        found.append(torch.from_numpy(labels).long())
+    return torch.stack(found).to(images.device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +114,7 @@ def regions_of(
     Args:
         regions: "pixels" ("tokens", "features": the same): every place; a number: square patches of that side, or for series
             segments of that length, without overlap, from the first corner on; several numbers: a side for each dimension of
-            places; a tensor of whole numbers (*places) or (B, *places): superpixels, words, anything; −1 is never replaced.
+            places; "superpixels": about 49 of each image, by SLIC (see `superpixels`); a tensor of whole numbers (*places) or (B, *places): words, anything; −1 is never replaced.
         channels: the dimension of inputs that is no place: 1 where a sample has three dimensions or more, else none.
         partial: what becomes of patches that the sides cut: "drop" (never replaced), "pad" (a region like the others) or
             "mean" (as "pad", and every region's relevance is divided by its size).
@@ -95,9 +130,11 @@ def regions_of(
     places = tuple(size for dim, size in enumerate(inputs.shape) if dim not in (0, channels))
     device = inputs.device
     if isinstance(regions, str):
+        if regions == "superpixels":
+            return _labelled(superpixels(inputs), inputs, places, channels, partial == "mean")
         if regions not in PLACES:
             raise InvalidInput(
-                f"regions: {regions!r} is unknown\n  do: 'pixels', the side of patches, or a tensor of numbers"
+                f"regions: {regions!r} is unknown\n  do: 'pixels', 'superpixels', the side of patches, or a tensor of numbers"
             )
         total = math.prod(places)
         return Regions(torch.arange(total, device=device).reshape(1, *places), total, channels)

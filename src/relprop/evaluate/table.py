@@ -193,6 +193,13 @@ def emprt(case: Case, **options: Any) -> Tensor:
     )  # fmt: skip
 
 
+def data_randomisation(case: Case, other: Any = None, similarity: str = "spearman") -> Tensor:
+    """Similarity to the explanation of the network trained on permuted labels."""
+    return randomisation.data_randomisation(
+        case.method.explain, other, case.batch.scorer(), case.relevance, similarity=similarity
+    )
+
+
 def random_logit(case: Case, **options: Any) -> Tensor:
     """Similarity to the explanation of another class."""
     return randomisation.random_logit(
@@ -266,6 +273,7 @@ METRICS: dict[str, Metric] = {
     "input_invariance": Metric("change of relevance by a shift that the first bias undoes (Kindermans et al. 2019)", E, "lower", (0, INF), "0 ideal", "1 explanation", "R = 0; refused where the first layer has no bias", input_invariance),
     "mprt": Metric("similarity to explanations of randomised models (Adebayo et al. 2018)", E, "lower", (-1, 1), "0 ideal", "L explanations", "a constant map", mprt),
     "emprt": Metric("rise of entropy for a random model (Hedström et al. 2024)", E, "higher", (-1, INF), "0", "1 explanation", "entropy 0", emprt),
+    "data_randomisation": Metric("similarity to the explanation of the network trained on permuted labels (Adebayo et al. 2018)", E, "lower", (-1, 1), "0 ideal", "1 explanation", "a constant map", data_randomisation),
     "random_logit": Metric("similarity to the explanation of another class (Sixt et al. 2020)", E, "lower", (-1, 1), "none", "1 explanation", "a constant map; refused for a single class", random_logit),
     "max_sensitivity": Metric("largest relative change among close inputs (Yeh et al. 2019)", E, "lower", (0, INF), "0 ideal", "n explanations", "R = 0", max_sensitivity),
     "avg_sensitivity": Metric("mean relative change among close inputs (Yeh et al. 2019)", E, "lower", (0, INF), "0 ideal", "n explanations", "R = 0", avg_sensitivity),

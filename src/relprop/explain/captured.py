@@ -87,6 +87,17 @@ def captured_graph(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], fo
         return captured
 
 
+def adopt(twin: torch.nn.Module, model: Any) -> None:
+    """Let a deep copy of a model have the model's captured graphs: its weights, read live, may be others."""
+    with LOCK:
+        known, own = _CACHE.get(model, {}), structure_of(model)
+        _CACHE[twin] = {
+            (structure_of(twin), *key[1:]): Captured(captured.graph, captured.facts)
+            for key, captured in known.items()
+            if key[0] == own and not captured.graph.concrete
+        }
+
+
 def _relative(
     model: Any, families: list[Family], args: tuple[Any, ...], kwargs: dict[str, Any], key: Any
 ) -> Captured | None:

@@ -1,0 +1,98 @@
+"""How long a comparison will take, measured on a few samples before it starts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from relprop.evaluate.cases import Data, methods_of
+from relprop.evaluate.compare import asked_of
+from relprop.evaluate.comparison import CURVED
+from relprop.evaluate.perturb import Experiment, experiment
+from relprop.evaluate.scoring import FIRST_ROWS, Scorer, score_rows, scorer_of
+from relprop.evaluate.table import METRICS
+
+SHARED = ("faithfulness_correlation", "sensitivity_n", "infidelity", "faithfulness_estimate")
+"""Metrics whose forward rows serve all methods."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a comparison costs: rows of perturbed inputs, what a row takes, and what explaining takes, in seconds."""
+
+    rows: int
+    row: float
+    explaining: float
+
+    @property
+    def seconds(self) -> float:
+        """All of it."""
+        return self.rows * self.row + self.explaining
+
+
+def cost_of(
+    model: Any,
+    data: Data,
+    methods: Sequence[Any] | Mapping[str, Any],
+    metrics: Sequence[str],
+    perturbation: Mapping[str, Any] | None = None,
+    batch_size: int = 16,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Cost:
+    """The cost of `compare` with these arguments: the rows are counted, and a row and each method are timed on up to two samples.
+
+    Rows of curves and of shared subsets count; a metric that explains anew counts ten explanations (one of "emprt" and of its like).
+    """
+    few, chosen, asked = data.part(0, min(2, len(data))), methods_of(methods), asked_of(metrics, data)
+    scorer = scorer_of(model, few.inputs, few.target)
+    rows, row = 0, 0.0
+    if any(name in SHARED or _is_curve(name) for name in asked):
+        trial = experiment(model, few.inputs, few.target, **{"bounds": few.bounds, **(perturbation or {})})
+        rows = len(data) * _rows(trial, len(chosen), asked)
+        row = _row(trial, max(1, round(min(len(data), batch_size) / len(few))), clock)
+    again = sum(1 if METRICS[n].rows.startswith("1 ") else 10 for n in asked if "explain" in METRICS[n].needs)
+    explaining = 0.0
+    for method in chosen:
+        if not method.chance:
+            method.explain(model, data.part(0, 1).inputs, _one(scorer))  # capture, once a model
+            started = clock()
+            method.explain(model, few.inputs, scorer.target)
+            explaining += (1 + again) * (clock() - started) * len(data) / len(few)
+    return Cost(rows, row, explaining)
+
+
+def _is_curve(name: str) -> bool:
+    """Whether a metric perturbs step by step."""
+    return name in CURVED or METRICS[name].rows.startswith(("S", "2·"))
+
+
+def _one(scorer: Scorer) -> Any:
+    """The target of the first sample."""
+    target = scorer.target
+    return target[:1] if isinstance(target, torch.Tensor) and target.dim() else target
+
+
+def _rows(trial: Experiment, methods: int, metrics: Iterable[str]) -> int:
+    """Forward rows of one sample: for each order the steps of every draw and method; the subsets once."""
+    names = list(metrics)
+    orders = {way for name in names for way in CURVED.get(name, ())}
+    others = [name for name in names if name not in CURVED and _is_curve(name)]
+    curves = (len(orders) + len(others)) * methods * trial.draws * (len(trial.counts) - 1)
+    return curves + sum(100 * trial.draws for name in names if name in SHARED)
+
+
+def _row(trial: Experiment, number: int, clock: Callable[[], float]) -> float:
+    """Seconds a perturbed row takes, in a batch as large as they will be."""
+    scorer, device = trial.scorer, trial.scorer.inputs.device
+    count = min(FIRST_ROWS, 8 * number)
+    samples = torch.arange(count, device=device) % len(scorer)
+    masks = torch.rand(count, trial.regions.count, device=device) < 0.5
+    made = trial.masked(masks, 0)
+    score_rows(scorer, samples[:1], made, 1)
+    started = clock()
+    score_rows(scorer, samples, made)
+    return (clock() - started) / count
