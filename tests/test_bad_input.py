@@ -444,14 +444,14 @@ def test_all_operations_without_a_rule_are_named_at_once() -> None:
     )
 
 
-def test_a_model_that_takes_steps_before_samples_is_told_how_to_be_wrapped() -> None:
-    class StepsFirst(nn.Module):
+def test_a_model_that_takes_tokens_before_samples_is_told_how_to_be_wrapped() -> None:
+    class TokensFirst(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.lstm, self.head = nn.LSTM(4, 6), nn.Linear(6, 3)
+            self.embedding, self.lstm, self.head = nn.Embedding(9, 4), nn.LSTM(4, 6), nn.Linear(6, 3)
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.lstm(x)[0][-1])
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.head(self.lstm(self.embedding(ids))[0][-1])
 
     with pytest.raises(relprop.CaptureError, match=r"x\.transpose\(0, 1\)"):
-        relprop.explain(StepsFirst().eval(), torch.randn(7, 2, 4), 1)
+        relprop.explain(TokensFirst().eval(), torch.randint(9, (7, 2)), 1)

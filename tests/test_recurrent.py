@@ -424,25 +424,76 @@ def test_lrp_all_costs_little_more_than_gradient_times_input() -> None:
 # ---------------------------------------------------------------- bad input
 
 
+class StepsFirst(nn.Module):
+    """The last output of a layer that takes (T, B, …), or with `whole` all of them."""
+
+    def __init__(self, layer: nn.Module, whole: bool = False) -> None:
+        super().__init__()
+        self.layer, self.whole = layer, whole
+
+    def forward(self, x: Tensor, *states: Tensor) -> Tensor:
+        found = self.layer(x, *states)
+        found = found[0] if isinstance(found, tuple) else found
+        return found if self.whole else found[-1]
+
+
+class Turned(nn.Module):
+    def __init__(self, inner: StepsFirst) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor, *states: Tensor) -> Tensor:
+        found = self.inner(x.transpose(0, 1), *states)
+        return found.transpose(0, 1) if self.inner.whole else found
+
+
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
+@pytest.mark.parametrize("samples", [1, 2, 5])
+@pytest.mark.parametrize("layer", ["LSTM", "GRU", "encoder"])
+def test_steps_before_samples_get_the_relevance_of_the_turned_model(layer: str, samples: int) -> None:
+    for whole in (False, True):
+        torch.manual_seed(0)
+        layers = {
+            "LSTM": lambda: nn.LSTM(4, 4, 2, bidirectional=True),
+            "GRU": lambda: nn.GRU(4, 4),
+            "encoder": lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, 0.0), 1),
+        }
+        model = StepsFirst(layers[layer](), whole).double().eval()
+        x, target = normal(5, samples, 4), (4, 1) if whole else 1
+        states = (normal(1, samples, 4),) if layer == "GRU" else ()
+        turned = x.transpose(0, 1)
+        found = relprop.explain(model, (x, *states) if states else x, target)
+        expected = relprop.explain(Turned(model).eval(), (turned, *states) if states else turned, target)
+        assert found.audit is not None and found.audit.closes
+        torch.testing.assert_close(found.output, model(x, *states).detach())
+        mine, other = found.relevance, expected.relevance
+        if states:
+            (mine, first), (other, same) = mine, other
+            assert torch.equal(first, same)
+        torch.testing.assert_close(mine, other.transpose(0, 1))
+        torch.testing.assert_close(found.at("layer"), expected.at("inner.layer"))
+
+
+def test_samples_that_attend_to_each_other_are_refused() -> None:
+    class Attends(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.nn.functional.scaled_dot_product_attention(x, x, x)
+
+    with pytest.raises(relprop.CaptureError, match=r"(?s)attention.*between the samples"):
+        relprop.explain(Attends().eval(), normal(4, 6), 1)
+
+
 def test_bad_sequences_are_refused_in_one_clear_line() -> None:
     model = Reader("LSTM")
-    with pytest.raises(relprop.InvalidInput, match="empty batch"):
+    with pytest.raises(relprop.InvalidInput, match="empty sequence"):
         relprop.explain(model, normal(2, 0, 3), 1)
     with pytest.raises(relprop.InvalidInput, match="model itself fails"):
         relprop.explain(model, normal(2, 4, 5), 1)
 
-    class StepsFirst(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.LSTM(3, 4)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.layer(x)[0]
-
     with pytest.raises(
         relprop.UnsupportedOperation, match=r"(?s)aten\.lstm\.input.*steps lie where the samples"
     ):
-        relprop.explain(StepsFirst().double().eval(), normal(4, 2, 3), (0, 1))
+        relprop.explain(StepsFirst(nn.LSTM(3, 4), True).double().eval(), normal(4, 3), 1)
 
     class Packs(nn.Module):
         def __init__(self) -> None:

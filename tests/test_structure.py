@@ -75,6 +75,7 @@ ORDER = [
     "explain.places",
     "explain.heads",
     "explain.conditions",
+    "explain.steps",
     "explain.explainer",
     "explain.start",
     "explain.again",

@@ -41,8 +41,12 @@ _PLACED: dict[str, tuple[int, int]] = {
 _ORDERED: dict[str, int] = {
     "aten.sort.": 1, "aten.topk.": 2, "aten.cumsum.": 1, "aten.cumprod.": 1, "aten.cummax.": 1, "aten.cummin.": 1,
     "aten.softmax.": 1, "aten._softmax.": 1, "aten.log_softmax.": 1, "aten._log_softmax.": 1,
+    "aten._safe_softmax.": 1,
 }  # fmt: skip
 """Operations that look at all values along one dimension, and where that dimension stands."""
+
+_ATTENTION = ("aten.scaled_dot_product_", "aten._scaled_dot_product_")
+"""Operations whose queries look at all keys and values, which lie in the last dimension but one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +213,8 @@ def _rearranges(node: Node, nodes: dict[str, Node], known: Mapping[Ref, Layout],
         if name.startswith(prefix) and isinstance(node.args[0], Ref):
             dim = node.args[position] if position < len(node.args) else node.kwargs.get("dim", -1)
             return node.args[0] in known and _samples_at(node.args[0], dim, nodes)
+    if name.startswith(_ATTENTION):
+        return any(read in known and _samples_at(read, -2, nodes) for read in node.args[1:3])
     return False
 
 

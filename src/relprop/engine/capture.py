@@ -120,6 +120,7 @@ def _apart(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
         both, first, second = pytree.tree_leaves(run_isolated(model, *pair)), alone(0), alone(1)
     except Exception:  # what fails is said where the model is captured
         return False
+    compared = False
     for whole, *parts in zip(both, first, second, strict=False):
         if not (isinstance(whole, torch.Tensor) and whole.is_floating_point() and whole.dim()):
             continue
@@ -130,7 +131,8 @@ def _apart(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
             scale = loose * max(1.0, float(whole.abs().max())) if whole.numel() else 0.0
             if not torch.allclose(whole, torch.cat(parts), rtol=loose, atol=scale, equal_nan=True):
                 return False
-    return True
+            compared = True
+    return compared
 
 
 def without_cache(model: torch.nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -23,11 +23,12 @@ from relprop.engine.presets import named
 from relprop.engine.propagate import Program, prepare
 from relprop.engine.rules import Rule
 from relprop.engine.tape import trace
-from relprop.errors import ConservationError, InvalidInput
+from relprop.errors import CaptureError, ConservationError, InvalidInput, UnsupportedOperation
 from relprop.explain.batches import fitting, join, rank_of, sizes_of, slice_batch, slice_target
 from relprop.explain.captured import Captured, captured_graph
 from relprop.explain.conditions import Condition
 from relprop.explain.inputs import Inputs, arguments, check_inputs, check_model, refuse_infinite_weights
+from relprop.explain.steps import SamplesFirst, exchanged, samples_first, with_steps_first
 from relprop.explanation import Explanation
 from relprop.targets import Target
 from relprop.text import Asked, Tokenised, labels_of, opened, per_token, reading
@@ -129,6 +130,7 @@ class Explainer:
         self.batch_size = batch_size
         self.conditions: tuple[Condition | None, ...] = ()
         self._plan: Plan | None = None
+        self._samples_first: SamplesFirst | None = None
         if example is not None:
             first = example if given is None else next(given.read(example, self.composite).parts())[2]
             args, kwargs = arguments(first)
@@ -199,6 +201,15 @@ class Explainer:
         if not targets:
             raise InvalidInput("targets: the list is empty\n  do: give one target or more")
         text, args, kwargs = self.read(inputs)
+        if self._samples_first is None and text is None:
+            try:
+                self.program(args, kwargs)
+            except (CaptureError, InvalidInput, UnsupportedOperation):
+                self._samples_first = samples_first(self.model, args, kwargs)
+                if self._samples_first is None:
+                    raise
+        if self._samples_first is not None:
+            return self._of_steps_first(self._samples_first, args, kwargs, targets, inputs)
         parts: list[list[Explanation]] = []
         for part in self.parts(args, kwargs, targets, text):
             try:
@@ -208,6 +219,22 @@ class Explainer:
                 raise
         joined = [join([part[i] for part in parts], (args, kwargs)) for i in range(len(targets))]
         return [_of_text(whole, text, inputs) for whole in joined]
+
+    def _of_steps_first(
+        self,
+        model: SamplesFirst,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        targets: Sequence[Target],
+        inputs: Inputs,
+    ) -> list[Explanation]:
+        """The explanations of a model that takes steps before samples, in the form of the inputs."""
+        asked = copy.copy(self)
+        asked.model, asked._samples_first = model, None
+        args, kwargs = exchanged((args, kwargs), model.turned)
+        found = asked._explained(kwargs or args, targets)
+        self._plan = asked._plan
+        return [with_steps_first(one, model, inputs) for one in found]
 
     def read(self, inputs: Inputs) -> tuple[Tokenised | None, tuple[Any, ...], dict[str, Any]]:
         """The text of the inputs, if they are one, and the arguments of the model's call, checked."""

@@ -34,6 +34,10 @@ def _tensor(value: Any) -> Any:
     return torch.from_numpy(value if value.flags.writeable else value.copy())
 
 
+_REARRANGED = ("aten.view.", "aten.reshape.", "aten.to.", "aten._to_copy.", "aten.clone.", "aten.contiguous.")
+"""Operations that leave token ids the ids they were."""
+
+
 def check_ids(graph: Graph, leaves: list[Any]) -> None:
     """Raise `InvalidInput` for a token id that the embedding it indexes does not have."""
     nodes = {node.name: node for node in graph.nodes}
@@ -41,6 +45,8 @@ def check_ids(graph: Graph, leaves: list[Any]) -> None:
         if node.operation != "aten.embedding.default" or not all(isinstance(a, Ref) for a in node.args[:2]):
             continue
         table, read = (nodes[ref.name] for ref in node.args[:2])
+        while read.operation.startswith(_REARRANGED) and isinstance(read.args[0], Ref):
+            read = nodes[read.args[0].name]
         if read.kind != "input" or not isinstance(table.meta, Meta):
             continue
         ids, size = leaves[int(read.origin)], table.meta.shape[0]
@@ -82,8 +88,9 @@ def check_inputs(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> N
     weight = next((w for w in _weights(model) if w.is_floating_point()), None)
     for tensor in tensors:
         if tensor.numel() == 0 or batch == 0:
+            empty, more = ("sequence", "step or token") if batch else ("batch", "sample")
             raise InvalidInput(
-                f"inputs: an empty batch, shape {tuple(tensor.shape)}\n  do: give one sample or more"
+                f"inputs: an empty {empty}, shape {tuple(tensor.shape)}\n  do: give one {more} or more"
             )
         if weight is not None and tensor.device != weight.device:
             raise InvalidInput(
