@@ -25,6 +25,10 @@ class SamplesFirst(nn.Module):
         outputs: whether those of its outputs are, too.
     """
 
+    steps_first: nn.Module
+    turned: tuple[int, ...]
+    outputs: bool
+
     def __init__(self, model: nn.Module, turned: tuple[int, ...], outputs: bool) -> None:
         super().__init__()
         for table in ("_modules", "_parameters", "_buffers"):
