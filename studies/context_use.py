@@ -130,7 +130,8 @@ def finish(name: str, data: Path, work: Path, rules: str, until: float) -> bool:
 
 def kept(name: str, work: Path) -> dict[str, Any]:
     """What was explained of one network."""
-    parts = [np.load(file, allow_pickle=False) for file in sorted(work.glob(f"{name}-[0-9]*.npz"))]
+    count = -(-QUESTIONS // PART)
+    parts = [np.load(work / f"{name}-{i:02}.npz", allow_pickle=False) for i in range(count)]
     held = {key: np.concatenate([part[key] for part in parts]) for key in ("relevance", "right")}
     return held | {"imagenet": json.loads((work / f"{name}-accuracy.json").read_text())}
 

@@ -129,6 +129,21 @@ def test_only_what_is_explained_is_exported_and_no_label_is_made_up(tmp_path: Pa
     assert [list(c.rows) for c in found.categories] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
 
 
+def test_eigenvalues_that_run_downwards_are_turned_with_their_vectors(tmp_path: Path) -> None:
+    store = a_store(tmp_path / "store")
+    before = an_analysis(store)
+    file = exchange.export_virelay(store, tmp_path / "project", before)
+    with h5py.File(file.parent / "spray.analysis.h5", "r+") as held:
+        for group in held.values():
+            embedding = group["embedding/spectral"]
+            embedding[:] = embedding[:][:, ::-1]
+            embedding.attrs["eigenvalue"] = embedding.attrs["eigenvalue"][::-1]
+    _, after = exchange.import_virelay(file, tmp_path / "again")
+    assert after is not None
+    np.testing.assert_allclose(after[0].eigenvalues, before[0].eigenvalues, atol=1e-7)
+    np.testing.assert_allclose(after[0].spectral, before[0].spectral)
+
+
 def test_data_sets_in_groups_and_labels_in_rows_are_read_as_virelay_does(tmp_path: Path) -> None:
     file = exchange.export_virelay(a_store(tmp_path / "store"), tmp_path / "project")
     place = file.parent / "relevance.attribution.h5"
@@ -213,7 +228,7 @@ def test_steps_of_a_corelay_cache_are_read(tmp_path: Path) -> None:
     with h5py.File(file, "w") as held:
         held["aa/data"] = np.arange(6).reshape(2, 3)
         held["aa/meta"] = json.dumps({"type": "SpectralEmbedding", "n_eigval": 32})
-        held["bb/data/000"], held["bb/data/001"] = np.zeros(2), np.ones((2, 2))
+        held["steps/bb/data/000"], held["steps/bb/data/001"] = np.zeros(2), np.ones((2, 2))
         held["notes"] = 3
     first, second = exchange.read_corelay(file)
     assert first.key == "aa" and first.meta["n_eigval"] == 32 and first.data.shape == (2, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,16 +29,22 @@ class Cached:
 
 
 def read_corelay(file: str | Path) -> tuple[Cached, ...]:
-    """Every result in a cache file of CoRelAy (its `HashedHDF5`), in the order of their keys.
+    """Every result in a cache file of CoRelAy (its `HashedHDF5`), in whatever group it lies, in the order of their keys.
 
     Raises `InvalidInput` for a file that is not there or not HDF5.
     """
     with opened(Path(file)) as held:
-        return tuple(
-            Cached(str(key), _values(group["data"]), _meta(group))
-            for key, group in held.items()
-            if hasattr(group, "keys") and "data" in group
-        )
+        return tuple(_found(held))
+
+
+def _found(group: Any) -> Iterator[Cached]:
+    for key, one in group.items():
+        if not hasattr(one, "keys"):
+            continue
+        if "data" in one:
+            yield Cached(str(key), _values(one["data"]), _meta(one))
+        else:
+            yield from _found(one)
 
 
 def _values(held: Any) -> Any:

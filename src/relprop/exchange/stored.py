@@ -202,18 +202,19 @@ def _analysis(held: Project, store: Store) -> Analysis | None:
         maps = _normalised(held.relevance[rows])
         pictures = [v for v in one.embeddings.values() if v.ndim == 2 and v.shape[1] == 2]
         spectral = one.embeddings.get("spectral", next(iter(one.embeddings.values())))
-        values = one.eigenvalues.get("spectral", np.full(spectral.shape[1], np.nan))
+        values = one.eigenvalues.get("spectral", np.full(spectral.shape[1], np.nan)).astype(np.float64)
+        ascending = np.argsort(values, kind="stable")  # CoRelAy lists them from the largest down
         classes.append(
             ClassAnalysis(
                 target,
                 held.classes[target] if target < len(held.classes) else one.name,
                 rows,
-                np.sort(values.astype(np.float64)),
+                values[ascending],
                 len(np.unique(chosen[chosen >= 0])),
                 len(np.unique(chosen[chosen >= 0])),
                 labels,
                 pictures[-1] if pictures else np.full((len(rows), 2), np.nan, np.float32),
-                spectral,
+                spectral[:, ascending],
                 float("nan"),
                 {},
                 _clusters(rows, chosen, maps, f"{name} of the ViRelAy project {held.name}"),
