@@ -19,7 +19,15 @@ PLAN = [
 ]  # fmt: skip
 
 
-def made_store(path: Path, count: int = 240, side: int = 16, *, kind: str = "image", seed: int = 0) -> Store:
+def made_store(
+    path: Path,
+    count: int = 240,
+    side: int = 16,
+    *,
+    kind: str = "image",
+    seed: int = 0,
+    fingerprint: str = "3f9a0c",
+) -> Store:
     """A store of `count` samples of three classes; a third of the horses have relevance in the lower left corner."""
     draw = np.random.default_rng(seed)
     label = np.arange(count) % 3
@@ -58,7 +66,7 @@ def made_store(path: Path, count: int = 240, side: int = 16, *, kind: str = "ima
         classes=NAMES,
         attributes={
             "plan": PLAN,
-            "model": {"name": "tiny network", "weights": "trained by the test", "fingerprint": "3f9a0c"},
+            "model": {"name": "tiny network", "weights": "trained by the test", "fingerprint": fingerprint},
             "versions": {"relprop": "0.1.0", "torch": "2.14.1"},
             "command": "relprop run --model tiny --data photos --store horses",
         },

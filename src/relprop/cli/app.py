@@ -28,6 +28,7 @@ from relprop.cli.options import (
     load_named,
 )
 from relprop.cli.run import run
+from relprop.cli.view import view
 from relprop.data import DEMO, open_photograph, photographs_in
 from relprop.doctor import CHECKS
 from relprop.doctor import doctor as examine
@@ -284,3 +285,4 @@ app.command()(compare)
 app.command()(words)
 app.command()(export)
 app.command("import")(import_)
+app.command()(view)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from relprop.errors import InvalidInput
 from relprop.show.colour import (
     COLOURS,
     LEVELS,
@@ -22,7 +24,9 @@ from relprop.show.colour import (
     shares,
 )
 from relprop.show.picture import show_extra
+from relprop.show.text import Coloured, coloured
 from relprop.store import Store
+from relprop.text import Token
 
 SIDE = 160
 """The longer side of a picture in pixels; larger ones are made smaller, smaller ones stay as they are."""
@@ -89,6 +93,27 @@ def photo_of(store: Store, row: int) -> Pixels | None:
     if "thumbnail" not in store.columns:
         return None
     return np.asarray(store.lazy("thumbnail")[int(row)], np.uint8)
+
+
+def words_of(store: Store, row: int) -> Coloured | None:
+    """The words of a text with the colours of their relevance; None where the store keeps no tokens."""
+    if store.kind != "text" or "tokens" not in store.columns:
+        return None
+    try:
+        told = json.loads(str(store.lazy("tokens")[int(row)]) or "[]")
+        listed = [(str(word), int(start), int(end)) for word, start, end in told]
+    except (ValueError, TypeError) as error:
+        raise InvalidInput(
+            f"store: the tokens of sample {row} are damaged ({error})\n  do: restore the store from a copy, or run again"
+        ) from error
+    text = str(store.lazy("text")[int(row)]) if "text" in store.columns else ""
+    if not text:  # the tokens alone, with spaces between them
+        words = [word for word, _, _ in listed]
+        starts = np.cumsum([0, *(len(word) + 1 for word in words)]).tolist()
+        text, listed = " ".join(words), [(w, a, a + len(w)) for w, a in zip(words, starts, strict=False)]
+    relevance = np.nan_to_num(np.asarray(store.relevance[int(row)], np.float64)).reshape(-1)
+    tokens = [Token(w, a, b, float(r)) for (w, a, b), r in zip(listed, relevance, strict=False)]
+    return coloured([tokens], [text])[0]
 
 
 def bars(values: Map, limit: float) -> str:

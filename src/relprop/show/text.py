@@ -301,19 +301,10 @@ def text_html(texts: Sequence[Coloured], caption: str = "", *, colours: str = CO
     """
     blocks = []
     for one in texts:
-        spans = []
-        for segment in one.segments:
-            shown = escape(segment.text)
-            if segment.relevance is None:
-                spans.append(shown)
-                continue
-            shade, ink = _shades(segment.relevance, one.limit, colours)
-            style = f"background:{shade};color:{ink};border-radius:2px;padding:1px 0"
-            if segment.special:
-                style += ";font-size:75%;padding:1px 3px;margin:0 1px"
-            shown = shown.replace("\n", f"{BREAK}\n") if not segment.text.strip() else shown
-            amount = f"{segment.relevance:+.4g}".replace("-", "−")
-            spans.append(f'<span style="{style}" title="{amount}">{shown}</span>')
+        spans = [
+            f'<span style="{style}" title="{title}">{escape(shown)}</span>' if style else escape(shown)
+            for shown, style, title in painted(one, colours)
+        ]
         heading = f'<div style="font-weight:bold">{escape(one.title)}</div>' if one.title else ""
         body = (
             f'<div style="line-height:1.9;white-space:pre-wrap;overflow-wrap:anywhere">{"".join(spans)}</div>'
@@ -329,6 +320,30 @@ def text_html(texts: Sequence[Coloured], caption: str = "", *, colours: str = CO
         '<figure style="margin:0.5em 0;padding:8px 12px;background:#fff;color:#222;font:15px sans-serif;'
         f'max-width:52em">{"".join(blocks)}{below}</figure>'
     )
+
+
+class Painted(NamedTuple):
+    """A stretch of a text as a browser shows it: its characters, CSS (empty between tokens), its relevance in words."""
+
+    text: str
+    style: str
+    title: str
+
+
+def painted(one: Coloured, colours: str = COLOURS) -> list[Painted]:
+    """A text in stretches with their colours, not escaped."""
+    found = []
+    for segment in one.segments:
+        if segment.relevance is None:
+            found.append(Painted(segment.text, "", ""))
+            continue
+        shade, ink = _shades(segment.relevance, one.limit, colours)
+        style = f"background:{shade};color:{ink};border-radius:2px;padding:1px 0"
+        if segment.special:
+            style += ";font-size:75%;padding:1px 3px;margin:0 1px"
+        shown = segment.text.replace("\n", f"{BREAK}\n") if not segment.text.strip() else segment.text
+        found.append(Painted(shown, style, f"{segment.relevance:+.4g}".replace("-", "−")))
+    return found
 
 
 def _html_bar(limit: float, colours: str) -> str:

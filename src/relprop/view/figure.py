@@ -1,0 +1,143 @@
+"""The plane of a class: one point a sample, as a figure that the browser draws with WebGL."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relprop.show.report.figures import CATEGORIES, colour
+from relprop.view.book import Book, Leaf, inside, kept
+from relprop.view.state import State
+
+MOST = len(CATEGORIES) - 1
+"""The most classes with a colour of their own; the others share `OTHER`."""
+
+OTHER = "#9aa2ab"
+SCALE = [[0, "#35206b"], [0.25, "#2b6ca3"], [0.5, "#2f9f8f"], [0.75, "#9cc44c"], [1, "#f2d64b"]]
+"""From the smallest score to the largest."""
+
+Legend = list[tuple[str, str, int]]
+
+
+def figure(book: Book, state: State) -> tuple[dict[str, Any], Legend]:
+    """The figure of the class on view, and what its colours mean: (name, colour, samples), empty for scores."""
+    leaf = book.of(state)
+    places = np.flatnonzero(kept(leaf, state))
+    if not leaf.embedded:
+        return _bare("This analysis has no embedding: relprop analyse STORE makes one."), []
+    values, palette, legend = _colours(book, leaf, places, state.colour)
+    marker: dict[str, Any] = {
+        "size": 3.5 if len(places) > 20_000 else 5 if len(places) > 2_000 else 7,
+        "opacity": 0.8,
+        "color": packed(values),
+        "colorscale": palette,
+        "line": {"width": 0},
+    }
+    if state.colour == "score":
+        low, high = _range(leaf.score)
+        bar = {
+            "thickness": 8,
+            "len": 0.5,
+            "x": 1,
+            "xanchor": "right",
+            "y": 1,
+            "yanchor": "top",
+            "outlinewidth": 0,
+        }
+        marker |= {
+            "cmin": low,
+            "cmax": high,
+            "showscale": True,
+            "colorbar": {**bar, "tickfont": {"size": 10}},
+        }
+    else:
+        marker |= {"cmin": -0.5, "cmax": len(legend) - 0.5}
+    trace: dict[str, Any] = {
+        "type": "scattergl",
+        "mode": "markers",
+        "x": packed(leaf.points[places, 0]),
+        "y": packed(leaf.points[places, 1]),
+        "customdata": packed(leaf.rows[places].astype(np.int32)),
+        "marker": marker,
+        "hoverinfo": "none",
+        "selected": {"marker": {"opacity": 0.95}},
+        "unselected": {"marker": {"opacity": 0.2}},
+    }
+    if state.lasso:
+        trace["selectedpoints"] = np.flatnonzero(inside(leaf.points[places], state.lasso)).tolist()
+    made = _bare("")
+    made["data"] = [trace]
+    made["layout"] |= {"uirevision": str(leaf.found.target), "selectionrevision": str(leaf.found.target)}
+    if len(places) == 0:
+        made["layout"]["annotations"] = _bare("No sample passes the filters.")["layout"]["annotations"]
+    return made, legend
+
+
+def packed(values: NDArray[Any]) -> dict[str, str]:
+    """Numbers as the browser's plotting library reads them fastest: their bytes."""
+    short = {"float32": "f4", "int32": "i4", "uint8": "u1"}[values.dtype.name]
+    return {"dtype": short, "bdata": base64.b64encode(np.ascontiguousarray(values).tobytes()).decode("ascii")}
+
+
+def _colours(
+    book: Book, leaf: Leaf, places: NDArray[np.intp], by: str
+) -> tuple[NDArray[Any], list[Any], Legend]:
+    """The values of the points, the colour scale, and the legend."""
+    if by == "score":
+        return leaf.score[places].astype(np.float32), SCALE, []
+    if by == "cluster":
+        numbers = leaf.cluster[places]
+        order = [cluster.number for cluster in sorted(leaf.found.clusters, key=lambda c: c.number)]
+        legend = [(f"strategy {n + 1}", colour(n), int((numbers == n).sum())) for n in order]
+    else:
+        numbers = (leaf.label if by == "label" else leaf.prediction)[places]
+        classes, counts = np.unique(numbers, return_counts=True)
+        order = [int(c) for c in classes[np.argsort(-counts, kind="stable")]]
+        spare = order[MOST:]
+        legend = [
+            (book.store.class_name(c) if c >= 0 else "no label", colour(i), int((numbers == c).sum()))
+            for i, c in enumerate(order[:MOST])
+        ]
+        if spare:
+            legend.append((f"{len(spare)} others", OTHER, int(np.isin(numbers, spare).sum())))
+            numbers = np.where(np.isin(numbers, spare), spare[0], numbers)
+            order = order[: MOST + 1]
+    index = np.zeros(len(numbers), np.uint8)
+    for i, value in enumerate(order):
+        index[numbers == value] = min(i, 255)
+    steps = max(1, len(legend))
+    palette = [
+        [edge, shade] for i, (_, shade, _) in enumerate(legend) for edge in (i / steps, (i + 1) / steps)
+    ] or [[0, OTHER], [1, OTHER]]
+    return index, palette, legend
+
+
+def _range(score: NDArray[np.float64]) -> tuple[float, float]:
+    known = score[np.isfinite(score)]
+    if len(known) == 0:
+        return 0.0, 1.0
+    low, high = np.quantile(known, [0.01, 0.99])
+    return float(low), float(high if high > low else low + 1)
+
+
+def _bare(words: str) -> dict[str, Any]:
+    """A figure without points, with a line of words in its middle."""
+    axis = {"visible": False, "zeroline": False}
+    note = {"text": words, "showarrow": False, "xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5}
+    layout: dict[str, Any] = {
+        "xaxis": axis,
+        "yaxis": {**axis, "scaleanchor": "x"},
+        "margin": {"l": 4, "r": 4, "t": 4, "b": 4},
+        "dragmode": "lasso",
+        "hovermode": "closest",
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": "Inter, Segoe UI, Helvetica Neue, Arial, sans-serif", "color": "#7a848f"},
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#9aa2ab", "activecolor": "#4a7fb5"},
+        "newselection": {"line": {"color": "#7a848f", "width": 1.2, "dash": "solid"}},
+        "annotations": [{**note, "font": {"size": 14}}] if words else [],
+    }
+    return {"data": [], "layout": layout}
