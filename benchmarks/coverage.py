@@ -36,6 +36,13 @@ import torch
 import relprop
 from families import LIBRARIES, Case
 
+_PRELOADED = (
+    "torch.export", "torch._functorch.aot_autograd", "torch._inductor.decomposition", "torch._export.passes", "networkx",
+)  # fmt: skip
+"""What the first export would import anew in every process."""
+
+FILES = {"torchvision": "vision", "timm": "images", "transformers": "transformer"}
+
 DEFAULT = Path(__file__).with_name("coverage.json")
 
 
@@ -96,7 +103,10 @@ def run(work: list[tuple[str, str]], timeout: float, workers: int, keep: Any) ->
     run.
     """
     fork = multiprocessing.get_context("forkserver")
-    fork.set_forkserver_preload(["relprop", "torch.export", *{library for library, _ in work}])
+    libraries = {library for library, _ in work}
+    fork.set_forkserver_preload(
+        ["relprop", *_PRELOADED, *libraries, *(f"families.{FILES[name]}" for name in libraries)]
+    )
     waiting, running = collections.deque(work), []
     while waiting or running:
         while waiting and len(running) < workers:

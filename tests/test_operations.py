@@ -6,14 +6,14 @@ the seed, a batch is its samples, calls are repeatable, facts about signs are tr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import relprop
@@ -452,6 +452,36 @@ def test_composite_without_a_row_is_broken_down(name: str) -> None:
     found = relevance_of(module, (x,))
     assert torch.allclose(found.outputs[0], module(x))
     assert_closes(found, EXACT)
+
+
+# ---------------------------------------------------------------- what lends its shape
+
+DONORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "type_as": lambda mask, x: mask.type_as(x),
+    "to": lambda mask, x: mask.to(x),
+    "expand_as": lambda mask, x: mask.expand_as(x),
+    "view_as": lambda mask, x: mask.expand(x.shape).view_as(x),
+    "zeros_like": lambda mask, x: torch.zeros_like(x) + mask,
+    "new_full": lambda mask, x: x.new_full((1, 3), 0.5) + mask,
+}
+
+
+@pytest.mark.parametrize("name", DONORS)
+def test_tensor_that_lends_its_shape_or_type_makes_nothing_data(name: str) -> None:
+    """`mask.type_as(x)` reads the type of x alone: its product with x is a scaling, not a product of two data."""
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mask", torch.tensor([[1.0, 0.5, 2.0]]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (x * DONORS[name](self.mask, x)).sum(1)
+
+    x = torch.tensor([[1.0, -2.0, 3.0], [0.5, 4.0, -1.0]], dtype=torch.float64)
+    explanation = relprop.explain(Scaled().double(), x, "sum")
+    expected = x * DONORS[name](torch.tensor([[1.0, 0.5, 2.0]], dtype=torch.float64), x)
+    torch.testing.assert_close(explanation.relevance, expected, rtol=1e-5, atol=0)
 
 
 # ---------------------------------------------------------------- uneven padding

@@ -7,6 +7,7 @@ and activations' factors are constants, and whose products count half (Achtibat 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -206,3 +207,70 @@ def test_vision_transformer_equals_the_propositions(preset: str) -> None:
     torch.testing.assert_close(close, twin, rtol=1e-8, atol=1e-8 * float(twin.abs().max()))
     found = relprop.explain(model, images, 3, preset).relevance
     assert float((found - twin).norm() / twin.norm()) <= 1e-4
+
+
+# ---------------------------------------------------------------- what families brought to light
+
+
+class Pieces(transformers.utils.ModelOutput):
+    """An output whose only field is a tuple of tensors, as backbones have it."""
+
+
+@dataclass
+class Maps(Pieces):
+    maps: tuple[Tensor, ...] | None = None
+
+
+class Backbone(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Maps:
+        return Maps(maps=(self.embed(x),))
+
+
+class ByLength(Backbone):
+    """Control flow that only a concrete trace follows."""
+
+    def forward(self, x: Tensor) -> Maps:
+        return super().forward(x if float(x.sum()) > 1e9 else 2 * x)
+
+
+@pytest.mark.parametrize("kind", [Backbone, ByLength])
+def test_output_that_holds_one_tuple_is_kept_whole(kind: type[Backbone]) -> None:
+    model = kind().double().eval()
+    x = torch.randn(2, 3, dtype=torch.float64)
+    explanation = relprop.explain(model, x, lambda y: y.maps[0][:, 1])
+    assert explanation.audit is not None and explanation.audit.closes
+    assert tuple(explanation.output.maps[0].shape) == (2, 4)
+
+
+def test_window_attention_hides_by_sums_of_infinities() -> None:
+    """Longformer adds a mask, cast to the queries' type, to scores that have −∞ outside of the sequence."""
+    config = transformers.LongformerConfig(
+        **SMALL, **IDS, attention_window=4, intermediate_size=24, max_position_embeddings=32
+    )
+    model = large(transformers.LongformerForSequenceClassification(config)).double()
+    inputs = tokens("right")
+    explanation = relprop.explain(model, inputs, 1)
+    assert explanation.audit is not None and explanation.audit.closes
+    assert bool((explanation.relevance["input_ids"][inputs["attention_mask"] == 0] == 0).all())
+
+
+class Unused(nn.Module):
+    """MobileBERT has a matrix of 0 rows where its embedding is as wide as the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+        self.empty = nn.Parameter(torch.zeros(0, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) + torch.cat([self.empty, self.empty]).sum()
+
+
+def test_parameter_without_values_is_no_obstacle() -> None:
+    x = torch.randn(2, 3, dtype=torch.float64)
+    explanation = relprop.explain(Unused().double().eval(), x, 0)
+    assert explanation.audit is not None and explanation.audit.closes

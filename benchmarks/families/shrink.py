@@ -31,7 +31,7 @@ _SIZES: dict[int, str] = {
     " index_n_heads decoder_num_attention_heads swa_num_attention_heads encoder_num_heads decoder_num_heads num_global_attention_heads"
     " num_self_attention_heads num_cross_attention_heads lightning_num_heads num_conv_pos_embedding_groups num_heads_",
     2: "num_key_value_heads swa_num_key_value_heads num_kv_heads kv_n_heads num_global_key_value_heads linear_num_key_heads num_hidden_layers n_layer n_layers encoder_layers"
-    " decoder_layers num_layers num_decoder_layers num_encoder_layers num_experts_per_tok moe_topk top_k moe_k depth"
+    " decoder_layers num_layers num_decoder_layers num_encoder_layers num_experts_per_tok num_experts_per_token moe_topk top_k moe_k depth"
     " decoder_num_hidden_layers encoder_num_hidden_layers num_blocks decoder_depth num_hidden_groups num_block_records text_layers vision_layers"
     " num_self_attends_per_block num_blocks_ decoder_num_layers",
     1: "n_group topk_group n_shared_experts num_groups_ num_nextn_predict_layers first_k_dense_replace mamba_n_groups n_groups_"
@@ -58,6 +58,8 @@ _DERIVED = (
     "num_labels",
     "_name_or_path",
     "architectures",
+    "stage_names",
+    "per_layer_config",
 )
 _IDS = ("_token_id", "_token_index", "_id")
 
@@ -65,7 +67,7 @@ _IDS = ("_token_id", "_token_index", "_id")
 def small(config: PretrainedConfig, **given: Any) -> dict[str, Any]:
     """Keywords that make a configuration like `config`, but small; `given` has the last word ("text_config": {…} in
     parts)."""
-    old = {name: getattr(config, name) for name in config.to_dict() if hasattr(config, name)}
+    old = _settings(config)
     new: dict[str, Any] = {}
     kept = _layers(old)
     staged = any(
@@ -104,11 +106,23 @@ def small(config: PretrainedConfig, **given: Any) -> dict[str, Any]:
         new["head_dim"] = new.get("qk_rope_head_dim", old["qk_rope_head_dim"])
     if "head_dim" in old and old["head_dim"] is None and isinstance(heads, int):
         new["head_dim"] = new.get("hidden_size", old.get("hidden_size")) // heads
-    new |= _image(old)
+    new |= _image(old) | _stages(old)
     return new | {
         name: value
         for name, value in given.items()
         if not (isinstance(value, dict) and name in new and isinstance(old.get(name), PretrainedConfig))
+    }
+
+
+def _settings(config: PretrainedConfig) -> dict[str, Any]:
+    """What a configuration says, its parts as configurations; of settings that differ from layer to layer the common
+    value, which no attribute gives."""
+    said = config.to_dict()
+    own = {name for layer in (said.pop("per_layer_config", None) or {}).values() for name in layer}
+    return {
+        name: value if name in own else getattr(config, name)
+        for name, value in said.items()
+        if name in own or hasattr(config, name)
     }
 
 
@@ -132,6 +146,21 @@ def _layers(old: dict[str, Any]) -> tuple[list[int], list[str]]:
     if len(first) == 1:
         first = [0, 1]
     return first, lists
+
+
+def _stages(old: dict[str, Any]) -> dict[str, Any]:
+    """A backbone's last layers as the features that it gives, as many as before."""
+    count, given = old.get("num_hidden_layers"), old.get("out_indices")
+    if not isinstance(count, int) or not isinstance(given, (list, tuple)) or "depths" in old:
+        return {}
+    few = max(2, len(given))
+    kept = list(range(few - len(given) + 1, few + 1))
+    return {
+        "num_hidden_layers": few,
+        "out_indices": kept,
+        "out_features": [f"stage{i}" for i in kept],
+        "stage_names": ["stem", *(f"stage{i + 1}" for i in range(few))],
+    }
 
 
 def _rope(value: dict[str, Any]) -> dict[str, Any]:

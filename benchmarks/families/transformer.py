@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 import transformers
+import transformers.masking_utils  # every family imports it and modeling_utils: once, before the fork
+import transformers.modeling_utils
 from torch import Tensor, nn
 from transformers.models.auto import modeling_auto
 from transformers.utils import logging
@@ -87,7 +89,10 @@ def _runs(model: nn.Module, inputs: dict[str, Tensor]) -> bool:
 
 def vocabulary(model: Any) -> int:
     """How many tokens the model knows, less those that could mean something else."""
-    table = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    try:
+        table = model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        table = next((m for m in model.modules() if isinstance(m, nn.Embedding)), None)
     size = getattr(table, "num_embeddings", VOCABULARY)
     return min(size, VOCABULARY) - (56 if size >= VOCABULARY else 2)
 

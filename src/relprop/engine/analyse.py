@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from relprop.engine.graph import Graph, Meta, Node, Ref, consumers, meta_of, parents
+from relprop.engine.graph import Graph, Meta, Node, Ref, consumers, meta_of, parents, refs
 from relprop.engine.ops.table import Operation
 from relprop.engine.step import Layout
 from relprop.errors import CaptureError
@@ -23,10 +23,21 @@ _RESHAPES = (
     "aten.view_copy.",
 )
 _CREATIONS = (
-    "aten.new_zeros.", "aten.new_ones.", "aten.new_full.", "aten.new_empty.", "aten.zeros_like.", "aten.ones_like.",
-    "aten.full_like.", "aten.empty_like.", "aten.rand_like.", "aten.randn_like.",
+    "aten.new_zeros.", "aten.new_ones.", "aten.new_full.", "aten.new_empty.", "aten.new_empty_strided.",
+    "aten.zeros_like.", "aten.ones_like.", "aten.full_like.", "aten.empty_like.", "aten.rand_like.",
+    "aten.randn_like.", "aten.randint_like.",
 )  # fmt: skip
 """Operations that read no more than the shape and type of their argument."""
+
+_READ: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(_CREATIONS, ()),
+    **dict.fromkeys(
+        ("aten.type_as.", "aten.to.other", "aten.expand_as.", "aten.view_as.", "aten.reshape_as."),
+        (0,),
+    ),
+}
+"""The arguments whose values count, where others lend no more than their shape, type or device, by the beginning of
+the operation's name."""
 
 _SIZES = (*_CREATIONS, "aten.sym_size.", "aten.sym_numel.", "aten.sym_stride.")
 """Operations whose result does not depend on the values of their argument."""
@@ -95,7 +106,7 @@ def analyse(graph: Graph, operations: Mapping[str, Operation]) -> Facts:
                     sized.add(node.name)
             if any(ref.name in fed for ref in read) and not node.operation.startswith(_SIZES):
                 fed.add(node.name)
-            if any(ref in data for ref in read) and not node.operation.startswith(_CREATIONS):
+            if any(ref in data for ref in _sources(node)):
                 data.update(
                     ref
                     for ref in outputs
@@ -118,6 +129,14 @@ def values_of(node: Node) -> list[Ref]:
     if isinstance(node.meta, tuple):
         return [Ref(node.name, index) for index in range(len(node.meta))]
     return [Ref(node.name)]
+
+
+def _sources(node: Node) -> list[Ref]:
+    """The values that a node reads for more than their shape and type."""
+    for prefix, places in _READ.items():
+        if node.operation.startswith(prefix):
+            return [ref for place in places if place < len(node.args) for ref in refs(node.args[place])]
+    return list(parents(node))
 
 
 def _token_ids(graph: Graph, operations: Mapping[str, Operation]) -> set[Ref]:
@@ -144,7 +163,7 @@ def _carries(
     """Whether a value computed from data is data: real numbers are; whole numbers only as rearranged token ids."""
     if meta is None:
         return False
-    kinds = [meta_of(nodes, ref) for ref in parents(node) if ref in data]
+    kinds = [meta_of(nodes, ref) for ref in _sources(node) if ref in data]
     from_numbers = any(
         kind is not None and (kind.dtype.is_floating_point or kind.dtype.is_complex) for kind in kinds
     )

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from operator import itemgetter
+from typing import Any, Literal
 
 import torch
 from torch.utils import _pytree as pytree
@@ -15,11 +16,27 @@ from torch.utils import _pytree as pytree
 from relprop.errors import CaptureError
 
 
-class Ref(NamedTuple):
-    """One value of the graph: the output of the node `name`, or its part `index` where a node has several outputs."""
+class Ref(tuple[Any, ...]):
+    """One value of the graph: the output of the node `name`, or its part `index` where a node has several outputs.
 
-    name: str
-    index: int | None = None  # type: ignore[assignment]  # a tuple's method of that name is not needed
+    A tuple, because tuples are fast keys. The name stands last in it: transformers' outputs take a pair that begins with
+    a string for a field of theirs and its value.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, name: str, index: int | None = None) -> Ref:
+        """The value of a node, or a part of it."""
+        return tuple.__new__(cls, (index, name))
+
+    name: str = property(itemgetter(1))  # type: ignore[assignment]
+    index: int | None = property(itemgetter(0))  # type: ignore[assignment]  # the tuple's own is not needed
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return self.name, self.index
+
+    def __repr__(self) -> str:
+        return f"Ref({self.name!r}{'' if self.index is None else f', {self.index}'})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,7 @@ def sources_of(graph: Graph) -> dict[str, frozenset[str]]:
 
 def row_sums(weight: Tensor) -> Tensor:
     """Σ_j w_kj of each row k of a weight, in memory of its own."""
-    return weight.reshape(weight.shape[0] if weight.dim() else 1, -1).sum(1)
+    return (weight.flatten(1) if weight.dim() > 1 else weight.reshape(-1, 1)).sum(1)
 
 
 def _place(weight: Tensor) -> tuple[Any, ...]:

@@ -66,7 +66,7 @@ def share_sum(
     `terms`: each summand with the position of its argument. A summand that gets nothing has None. A
     constant's share is absorbed as
     "bias" where it is computed from weights alone, else as "constant". A constant −∞ is a mask, not a
-    summand.
+    summand; nor is that of a mask in what a second one is added to.
     """
     data = [step.data(position) for _, position in terms]
     rule = addition_rule(step)
@@ -74,7 +74,13 @@ def share_sum(
         return [relevance, *[None] * (len(terms) - 1)], {}
     if all(data) and rule.how == "equal":
         return [relevance / len(terms) for _ in terms], {}
-    values = [_without_mask(value) if not own else value for (value, _), own in zip(terms, data, strict=True)]
+    masked = any(
+        not own and not step.is_parameter(position) for (_, position), own in zip(terms, data, strict=True)
+    )
+    values = [
+        value if own and not masked else _without_mask(value)
+        for (value, _), own in zip(terms, data, strict=True)
+    ]
     if all(value is given for value, (given, _) in zip(values, terms, strict=True)):
         total = step.output
     else:
