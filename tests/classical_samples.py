@@ -431,6 +431,10 @@ KERNELS: dict[str, Any] = {
     "chi2_kernel": pairwise.chi2_kernel,
     "additive_chi2_kernel": pairwise.additive_chi2_kernel,
     "linear_kernel": pairwise.linear_kernel,
+    "polynomial_kernel": pairwise.polynomial_kernel,
+    "sigmoid_kernel": pairwise.sigmoid_kernel,
+    "chi2_kernel, γ given": partial(pairwise.chi2_kernel, gamma=0.3),
+    "polynomial_kernel, all given": partial(pairwise.polynomial_kernel, gamma=0.2, coef0=0.5, degree=2),
     "histogram_intersection": classical.histogram_intersection,
 }
 """Kernels that a machine may be given."""
@@ -441,7 +445,11 @@ def least(x: Any, y: Any) -> Any:
     return np.minimum(x[:, None], y[None]).sum(-1)
 
 
-PRECOMPUTED: dict[str, tuple[dict[str, Any], Callable[[Any, Any], Any]]] = {
+PRECOMPUTED: dict[Any, tuple[dict[str, Any], Callable[[Any, Any], Any]]] = {
+    **{
+        function: ({}, function)
+        for function in (pairwise.rbf_kernel, pairwise.polynomial_kernel, pairwise.chi2_kernel)
+    },
     "linear": ({}, pairwise.linear_kernel),
     "poly": (
         {"gamma": 0.3, "coef0": 0.7, "degree": 2},

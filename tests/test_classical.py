@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,15 +16,15 @@ from relprop.rules import Epsilon
 
 pytest.importorskip("sklearn", reason="the extra [classical] is not installed")
 
+from scipy import sparse
 from sklearn import (
     cluster,
     compose,
     datasets,
     decomposition,
-    ensemble,
     impute,
     linear_model,
-    neighbors,
+    multiclass,
     pipeline,
     preprocessing,
     svm,
@@ -315,108 +314,41 @@ def test_categories_and_missing_values_belong_to_their_columns() -> None:
     assert float(explanation.relevance[::7, 1].abs().max()) < 1e-12  # filled in with the mean
 
 
-# ---------------------------------------------------------------- bad input
+def test_columns_of_a_table_are_called_and_drawn_by_their_names() -> None:
+    pandas = pytest.importorskip("pandas")
+    x, y = data("wine")
+    names = [f"column {i}" for i in range(x.shape[1])]
+    frame = pandas.DataFrame(x, columns=names)
+    model = fit(linear_model.LogisticRegression(), frame, y)
+    assert relprop.explain(model, frame[:2]).features == tuple(names)
+    assert relprop.explain(model, x[:2]).features == tuple(names)
+    plain = relprop.explain(fit(linear_model.LogisticRegression(), x, y), x[:2])
+    assert plain.features == range(x.shape[1])
+    pytest.importorskip("matplotlib")
+    explanation = relprop.explain(model, frame[:2])
+    drawn = explanation.heatmap(title=["one", "two"])
+    by_hand = [
+        relprop.show.table(
+            row, names=[f"{n} = {v:.4g}" for n, v in zip(names, values, strict=True)], title=head
+        )
+        for row, values, head in zip(explanation.relevance, x, ("one", "two"), strict=True)
+    ]
+    assert drawn.height == sum(one.height for one in by_hand)
+    assert drawn.crop((0, 0, by_hand[0].width, by_hand[0].height)).tobytes() == by_hand[0].tobytes()
+    table = sparse.csr_array(np.where(x > 1, x, 0.0))
+    listed = relprop.explain(fit(linear_model.LogisticRegression(), table, y), table[:2])
+    assert listed.heatmap().height < drawn.height
 
 
-class Own(linear_model.LogisticRegression):
-    """A subclass that decides in its own way."""
-
-    def decision_function(self, x: Any) -> Any:
-        return super().decision_function(x) ** 3
-
-
-def _unknown(x: Any, y: Any) -> Any:
-    return x @ y.T
-
-
-REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
-    "unfitted": (lambda: svm.SVC(), "SVC is not fitted"),
-    "unfitted pipeline": (lambda: pipeline.make_pipeline(svm.SVC()), "is not fitted"),
-    "forest": (
-        lambda: fitted(ensemble.RandomForestClassifier(3)),
-        "RandomForestClassifier .sklearn.: has no rewriting",
-    ),
-    "neighbours": (lambda: fitted(neighbors.KNeighborsClassifier()), "KNeighborsClassifier"),
-    "unknown kernel": (lambda: fitted(svm.SVC(kernel=_unknown)), "its kernel '_unknown' is not known"),
-    "precomputed alone": (
-        lambda: svm.SVC(kernel="precomputed").fit(np.eye(20), np.arange(20) % 2),
-        "classical.Precomputed",
-    ),
-    "NMF": (
-        lambda: pipeline.make_pipeline(decomposition.NMF(2, max_iter=2000, tol=1e-2), svm.SVC()).fit(
-            np.abs(data("wine")[0]), data("wine")[1]
-        ),
-        "NMF .sklearn.: its transform is the result of a search",
-    ),
-    "quantiles": (
-        lambda: fitted(pipeline.make_pipeline(preprocessing.QuantileTransformer(n_quantiles=9), svm.SVC())),
-        "QuantileTransformer",
-    ),
-    "clipped": (
-        lambda: fitted(pipeline.make_pipeline(preprocessing.MinMaxScaler(clip=True), svm.SVC())),
-        "with clip=True",
-    ),
-    "one cluster": (lambda: fitted(cluster.KMeans(1, n_init=1)), "has one cluster"),
-    "compact kernel": (lambda: fitted(neighbors.KernelDensity(kernel="tophat")), "no soft minimum"),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_model_without_a_rewriting_is_refused_by_name(name: str) -> None:
-    make, message = REFUSED[name]
-    with pytest.raises(relprop.InvalidInput, match=message) as caught:
-        relprop.explain(make(), data("wine")[0][:3])
-    assert str(caught.value).count("\n") == 1
-
-
-def test_estimator_of_another_library_is_refused_by_name() -> None:
-    class Boosted:
-        def fit(self, x: Any, y: Any) -> None: ...
-        def predict(self, x: Any) -> None: ...
-
-    with pytest.raises(relprop.UnsupportedOperation, match="Boosted"):
-        relprop.explain(Boosted(), data("wine")[0])
-
-
-def test_class_that_decides_in_its_own_way_is_refused() -> None:
-    with pytest.raises(relprop.CaptureError, match="Own does not compute its score"):
-        relprop.explain(fitted(Own()), data("wine")[0])
-
-
-BAD: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "width": (lambda x: x[:, :4], "4 features, and the model was fitted on 13"),
-    "one row": (lambda x: x[0], r"reshape\(1, -1\)"),
-    "no rows": (lambda x: x[:0], "an empty batch"),
-    "NaN": (lambda x: np.where(x == x[0, 0], np.nan, x), "NaN or infinite"),
-    "words": (lambda x: np.array([["a"] * 13]), "column 0 holds 'a', which is no number"),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_refused_in_one_line(name: str) -> None:
-    change, message = BAD[name]
-    with pytest.raises(relprop.InvalidInput, match=message):
-        relprop.explain(fitted(linear_model.LogisticRegression()), change(data("wine")[0]))
-
-
-@pytest.mark.parametrize("target", [7, -1, 1.5, "cat", True, [0, 1]])
-def test_target_that_is_no_class_is_refused(target: Any) -> None:
-    with pytest.raises(relprop.InvalidInput, match="target"):
-        relprop.explain(fitted(linear_model.LogisticRegression()), data("wine")[0][:3], target)
-
-
-def test_options_of_another_kind_of_model_are_refused() -> None:
-    with pytest.raises(relprop.InvalidInput, match="beta: no option of LogisticRegression"):
-        classical.to_module(fitted(linear_model.LogisticRegression()), beta=1.0)
-    with pytest.raises(relprop.InvalidInput, match="reference: of shape"):
-        classical.to_module(fitted(linear_model.LogisticRegression()), reference=[1.0, 2.0])
-
-
-def test_negative_counts_are_refused() -> None:
-    x, y = data("digits")
-    model = svm.SVC(kernel=pairwise.chi2_kernel).fit(x[:60], y[:60])
-    with pytest.raises(relprop.InvalidInput, match="negative, and this model reads counts"):
-        relprop.explain(model, x[:3] - 1)
+def test_two_labels_with_an_output_each_are_no_two_classes() -> None:
+    x, _ = data("wine")
+    labels = np.stack([x[:, 0] > 0, x[:, 1] > 0], 1).astype(int)
+    for model in (linear_model.RidgeClassifier(), multiclass.OneVsRestClassifier(svm.LinearSVC())):
+        fit(model, x, labels)
+        for label in (0, 1):
+            explanation = relprop.explain(model, x[:5], label)
+            close(explanation.score, model.decision_function(x[:5])[:, label])
+            assert explanation.target.tolist() == [label] * 5
 
 
 def test_estimator_is_left_as_it_was() -> None:

@@ -71,7 +71,7 @@ def test_every_row_of_the_tables_has_a_sample() -> None:
     assert OPENED.keys() == build.OPENED.keys()
     assert CLOSED.keys() == build.CLOSED.keys()
     named = {"linear", *classical.KERNELS} - {"cosine_features"}
-    assert PRECOMPUTED.keys() == named
+    assert {name for name in PRECOMPUTED if isinstance(name, str)} == named
     assert KERNELS.keys() >= classical.machines.CALLABLES.keys()
 
 
@@ -108,7 +108,7 @@ def test_machines_have_their_scores_with_every_kernel(name: str) -> None:
             expected = own(model, x)
             close(output(classical.to_module(model), x), -expected if name == "OneClassSVM" else expected)
         for kernel, (parameters, matrix) in PRECOMPUTED.items():
-            if name == "OneClassSVM" and kernel in ("rbf", "laplacian"):
+            if name == "OneClassSVM" and kernel in ("rbf", "laplacian", KERNELS["rbf_kernel"]):
                 continue
             model = fit(make().set_params(kernel="precomputed"), matrix(x, x), y)
             given_vectors = classical.Precomputed(model, x, kernel, **parameters)

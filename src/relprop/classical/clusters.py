@@ -25,12 +25,12 @@ def _all_rivals(count: int) -> tuple[Tensor, Tensor]:
 def _margins(place: Place, own: Tensor, other: Tensor) -> None:
     """Add the evidence for each cluster; `beta` and `soft` are the caller's."""
     soft = bool(place.asked("soft", False))
-    beta = float(place.asked("beta", 0.0) or 0.0)
-    if beta < 0 or (soft and not 0 < beta < float("inf")):
+    beta = place.asked("beta", 0.0)
+    if not isinstance(beta, (int, float)) or not beta >= 0 or (soft and not 0 < beta < float("inf")):
         raise InvalidInput(
             f"beta: {beta!r} is no sharpness{' of a soft minimum' if soft else ''}\n  do: give a number above 0"
         )
-    place.then(Margins(own, other, beta, soft), len(own))
+    place.then(Margins(own, other, float(beta), soft), len(own))
 
 
 def _enough(fitted: Any, count: int) -> None:
@@ -119,7 +119,7 @@ class KernelKMeans:
     @property
     def n_features_in_(self) -> int:
         """The number of features of the points."""
-        return int(np.shape(self.vectors)[1])
+        return int(np.shape(self.vectors)[-1]) if np.ndim(self.vectors) else 0
 
     def predict(self, x: Any) -> Any:
         """The cluster of each row of x (m, D)."""
@@ -140,8 +140,14 @@ class KernelKMeans:
 def kernel_clusters(given: KernelKMeans, place: Place) -> Score:
     """f_c = min over k ≠ c of o_k − o_c, with o the soft distance to a cluster's points."""
     labels = np.asarray(given.labels)
-    counts = np.bincount(labels) if labels.size and labels.min() >= 0 else np.zeros(1)
-    if len(labels) != len(given.vectors) or (counts == 0).any() or not given.gamma > 0:
+    whole = labels.dtype.kind in "iu" and labels.ndim == 1 and labels.size and labels.min() >= 0
+    counts = np.bincount(labels) if whole else np.zeros(1)
+    if (
+        np.ndim(given.vectors) != 2
+        or len(labels) != len(given.vectors)
+        or (counts == 0).any()
+        or not given.gamma > 0
+    ):
         raise InvalidInput(
             "KernelKMeans: the labels are not one whole number a point with none left out, or gamma is not above 0\n"
             "  do: give labels 0 … C−1, one for each row of the vectors"

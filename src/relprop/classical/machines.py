@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,20 +11,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relprop.classical.build import Place, Score, estimator, predict, refuse, tensor
+from relprop.classical.build import Place, Score, check_fitted, estimator, predict, refuse, rows, tensor
 from relprop.classical.kernels import KERNELS
 from relprop.classical.steps import Distances, Duels, Flatten, Machine, Soften
 from relprop.errors import InvalidInput, UnsupportedEstimator
 
-CALLABLES: dict[str, tuple[str, float | None]] = {
-    "rbf_kernel": ("rbf", None),
-    "laplacian_kernel": ("laplacian", None),
-    "chi2_kernel": ("chi2", 1.0),
-    "additive_chi2_kernel": ("additive_chi2", 1.0),
-    "linear_kernel": ("linear", 1.0),
-    "histogram_intersection": ("histogram_intersection", 1.0),
+CALLABLES: dict[str, str] = {
+    "rbf_kernel": "rbf",
+    "laplacian_kernel": "laplacian",
+    "polynomial_kernel": "poly",
+    "sigmoid_kernel": "sigmoid",
+    "chi2_kernel": "chi2",
+    "additive_chi2_kernel": "additive_chi2",
+    "linear_kernel": "linear",
+    "histogram_intersection": "histogram_intersection",
 }
-"""Kernel functions that may be given as callables: the name in `KERNELS`, and γ (None: 1/features)."""
+"""Kernel functions that may be given as callables, by themselves or as `functools.partial`: the name in `KERNELS`."""
+
+PARAMETERS = ("gamma", "coef0", "degree")
 
 
 def histogram_intersection(x: Any, y: Any = None) -> Any:
@@ -41,26 +46,34 @@ class Precomputed:
         machine: the fitted SVC, SVR, OneClassSVM … with kernel="precomputed".
         vectors: the training vectors (n, D).
         kernel: a name of scikit-learn ("rbf", "poly", …, "histogram_intersection") or a kernel function known here.
-        gamma, coef0, degree: the kernel's parameters.
+        gamma, coef0, degree: the kernel's parameters; None for those that its function has in scikit-learn (γ = 1/features,
+            of chi2 1; coef0 1; degree 3). The machine does not know its kernel: another one than it was fitted with, or
+            other vectors of the same number, go unnoticed.
     """
 
     machine: Any
     vectors: Any
     kernel: Any = "histogram_intersection"
-    gamma: float = 1.0
-    coef0: float = 0.0
-    degree: int = 3
+    gamma: float | None = None
+    coef0: float | None = None
+    degree: int | None = None
 
     @property
     def n_features_in_(self) -> int:
         """The number of features of the training vectors."""
-        return int(np.shape(self.vectors)[1])
+        return int(np.shape(self.vectors)[-1]) if np.ndim(self.vectors) else 0
 
     def matrix(self, x: Any) -> Any:
         """The kernel between x (m, D) and the training vectors, (m, n)."""
-        row = KERNELS[_name(self.machine, self.kernel)[0]]
-        s = row.sums(tensor(x), tensor(self.vectors))
-        return row.function(s, self.gamma, torch.tensor(float(self.coef0)), self.degree).numpy()
+        k = self.of(tensor(self.vectors))
+        row = KERNELS[k.name]
+        s = row.sums(tensor(x), k.support)
+        return row.function(s, k.gamma, torch.tensor(k.coef0), k.degree).numpy()
+
+    def of(self, support: Tensor) -> _Kernel:
+        """The kernel, with the vectors that it is computed with."""
+        own = {name: getattr(self, name) for name in PARAMETERS if getattr(self, name) is not None}
+        return _named(self.machine, self.kernel, self.n_features_in_, support, own)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,43 +87,42 @@ class _Kernel:
     support: Tensor
 
 
-def _name(fitted: Any, kernel: Any) -> tuple[str, float | None]:
-    """The name of a kernel in `KERNELS`, and the γ that its function has by itself."""
-    if isinstance(kernel, str) and kernel in KERNELS:
-        return kernel, None
-    name = getattr(kernel, "__name__", str(kernel))
-    known = name in CALLABLES and getattr(kernel, "__module__", "").startswith(("sklearn.", "relprop."))
-    if not known:
+def _named(fitted: Any, kernel: Any, width: int, support: Tensor, given: dict[str, Any]) -> _Kernel:
+    """A kernel by its name or function; parameters that are not given are those that its function has."""
+    if isinstance(kernel, functools.partial) and not kernel.args and set(kernel.keywords) <= set(PARAMETERS):
+        given = {name: value for name, value in kernel.keywords.items() if value is not None} | given
+        kernel = kernel.func
+    name = kernel if isinstance(kernel, str) else getattr(kernel, "__name__", type(kernel).__name__)
+    known = name if isinstance(kernel, str) and name in KERNELS else None
+    if getattr(kernel, "__module__", "").startswith(("sklearn.", "relprop.")):
+        known = CALLABLES.get(name)
+    if known is None:
         raise refuse(
             fitted,
             f"its kernel {name!r} is not known",
             f"use one of {', '.join(k for k in KERNELS if k != 'cosine_features')}, or {', '.join(CALLABLES)}",
         )
-    return CALLABLES[name]
+    usual = {"gamma": 1.0 if known == "chi2" else 1 / width, "coef0": 1.0, "degree": 3}
+    chosen = usual | given
+    return _Kernel(known, float(chosen["gamma"]), float(chosen["coef0"]), int(chosen["degree"]), support)
 
 
 def _kernel(fitted: Any, place: Place) -> _Kernel:
     """What the machine computes, of its support vectors."""
     given: Precomputed | None = place.asked("precomputed")
+    index = torch.from_numpy(fitted.support_.astype(np.int64))
     if given is not None:
-        name, _ = _name(fitted, given.kernel)
-        support = tensor(given.vectors)[torch.from_numpy(fitted.support_.astype(np.int64))]
-        return _Kernel(name, float(given.gamma), float(given.coef0), int(given.degree), support)
+        return given.of(tensor(given.vectors)[index])
     if isinstance(fitted.kernel, str) and fitted.kernel == "precomputed":
         raise UnsupportedEstimator(
             f"{type(fitted).__name__}: fitted on a precomputed kernel, whose vectors it does not know\n"
             "  do: explain relprop.classical.Precomputed(machine, training_vectors, kernel)"
         )
-    name, gamma = _name(fitted, fitted.kernel)
-    if callable(fitted.kernel):
-        gamma = 1 / place.width if gamma is None else gamma
-        vectors = tensor(
-            fitted._BaseLibSVM__Xfit
-        )  # scikit-learn keeps them all where the kernel is a function
-        support = vectors[torch.from_numpy(fitted.support_.astype(np.int64))]
-        return _Kernel(name, gamma, 0.0, 1, support)
-    support = tensor(fitted.support_vectors_)
-    return _Kernel(name, float(fitted._gamma), float(fitted.coef0), int(fitted.degree), support)
+    if callable(fitted.kernel):  # scikit-learn then keeps all vectors, and passes no parameters
+        vectors = tensor(fitted._BaseLibSVM__Xfit)
+        return _named(fitted, fitted.kernel, place.width, vectors[index], {})
+    own = {"gamma": fitted._gamma, "coef0": fitted.coef0, "degree": fitted.degree}
+    return _named(fitted, fitted.kernel, place.width, tensor(fitted.support_vectors_), own)
 
 
 def _machine(kernel: _Kernel, place: Place, coefficients: Tensor, bias: Tensor | None) -> None:
@@ -221,6 +233,19 @@ def precomputed(given: Precomputed, place: Place) -> Score:
         raise InvalidInput(
             f"Precomputed: {type(given.machine).__name__} was not fitted with kernel='precomputed'\n"
             "  do: give the machine itself to relprop.explain"
+        )
+    check_fitted(given.machine)
+    vectors, count = np.shape(given.vectors), int(given.machine.shape_fit_[0])
+    if len(vectors) != 2 or vectors[0] != count:
+        raise InvalidInput(
+            f"Precomputed: vectors of shape {vectors}, and the machine was fitted on {count} rows of a kernel matrix\n"
+            "  do: give the vectors that the matrix was computed from, (rows, features)"
+        )
+    values = rows(given.vectors)
+    if not np.isfinite(values).all() or (KERNELS[given.of(tensor(values)).name].counts and values.min() < 0):
+        raise InvalidInput(
+            "Precomputed: the vectors hold NaN, infinity, or numbers below 0 where the kernel reads counts\n"
+            "  do: give the vectors that the matrix was computed from"
         )
     place.options["precomputed"] = given
     score = predict(given.machine, place)

@@ -25,7 +25,7 @@ class Density:
     @property
     def n_features_in_(self) -> int:
         """The number of features that the mixture was fitted on."""
-        return int(self.mixture.n_features_in_)
+        return int(getattr(self.mixture, "n_features_in_", 0))
 
 
 def add_quadratics(fitted: Any, place: Place) -> None:

@@ -50,7 +50,7 @@ def capture(
             return dataclasses.replace(graph, shared=_shared(graph, args, kwargs, states_of(model)))
     raise InvalidInput(
         f"model: {type(model).__name__} is not something relprop can read\n"
-        "  do: give a torch.nn.Module, an exported program, a Keras model, or a file (.pt2, .onnx, .keras, .pt)"
+        "  do: give a torch.nn.Module, a fitted estimator, an exported program, a Keras model, or a file (.pt2, .onnx, .keras, .pt)"
     )
 
 

@@ -181,17 +181,18 @@ class Explainer:
         """The explanations of an estimator's score, which sparse rows reach a part at a time."""
         given = estimator.read(inputs, self.composite)
         resolved = [estimator.target(target, given.batch) for target in targets]
+        own = estimator.own(given)
         parts: list[list[Explanation]] = []
         for start, stop, args in given.parts():
             rank = rank_of(self.program(args, {})[0].graph)
-            own = [slice_target(target, given.batch, start, stop, rank) for target in resolved]
-            found = self._explained(args, own)
+            asked = [slice_target(target, given.batch, start, stop, rank) for target in resolved]
+            found = self._explained(args, asked)
             if given.dense is None:
                 found = [listed_once(one, given.sparse[start:stop]) for one in found]
             parts.append(found)
         whole = args if given.dense is not None else (torch.from_numpy(given.sparse.data),)
         results = [join([part[i] for part in parts], whole) for i in range(len(targets))]
-        estimator.check(given, results[0].output)
+        estimator.check(own, results[0].output)
         return [estimator.finished(one, given, target) for one, target in zip(results, resolved, strict=True)]
 
     def _explained(self, inputs: Inputs, targets: Sequence[Target]) -> list[Explanation]:

@@ -64,7 +64,7 @@ def check_model(model: Any) -> None:
     if not any(accepts(model) for accepts, _ in capturing.FRONTENDS):
         raise InvalidInput(
             f"model: {model!r} is not something relprop can read\n"
-            "  do: give a torch.nn.Module, an exported program, a Keras model, or a file (.pt2, .onnx, .keras, .pt)"
+            "  do: give a torch.nn.Module, a fitted estimator, an exported program, a Keras model, or a file (.pt2, .onnx, .keras, .pt)"
         )
     if isinstance(model, torch.nn.Module):
         capturing.check_module(model)

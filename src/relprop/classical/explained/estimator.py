@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relprop.classical.build import Place, Score, check_fitted, network, opened, predict, refuse
+from relprop.classical.build import Place, Score, check_fitted, is_estimator, network, opened, predict, refuse
 from relprop.classical.explained import labels, nonzeros
 from relprop.classical.explained.inputs import Given, Reader
 from relprop.classical.steps import Centre, Dense, Network
@@ -76,9 +77,21 @@ class Estimator:
         )
         return self.reader.read(inputs, self.network.sparse, absorbs)
 
-    def check(self, given: Given, output: Tensor) -> None:
+    def own(self, given: Given) -> Any:
+        """The estimator's own score of the first samples. Raises `InvalidInput` where it refuses them."""
+        try:
+            with warnings.catch_warnings(
+                action="ignore", category=UserWarning
+            ):  # of names, which `read` has checked
+                return np.asarray(self.score.own(given.first(CHECKED)), dtype=np.float64)
+        except (ValueError, TypeError) as error:
+            reason = str(error).split("\n")[0][:200]
+            raise InvalidInput(
+                f"inputs: {self.reader.name} refuses them: {reason}\n  do: give what it was fitted on"
+            ) from error
+
+    def check(self, own: Any, output: Tensor) -> None:
         """Raise `CaptureError` where the network's scores are not the estimator's own."""
-        own = np.asarray(self.score.own(given.first(CHECKED)), dtype=np.float64)
         found = output[: len(own)].double().cpu().numpy()
         if self.score.kind == "logits":
             own, found = own - own.mean(1, keepdims=True), found - found.mean(1, keepdims=True)
@@ -143,6 +156,8 @@ def rewritten(fitted: Any, reference: Any = None, **options: Any) -> Estimator:
         UnsupportedEstimator: it, or a step of it, has no rewriting.
         InvalidInput: it is not fitted, or an option is none of its own.
     """
+    if not is_estimator(fitted):
+        raise refuse(fitted, "is no estimator", "give a fitted estimator or pipeline of scikit-learn")
     check_fitted(fitted)
     place = Place(0, options={name: value for name, value in options.items() if value is not None})
     first = _first(fitted)
@@ -173,15 +188,18 @@ def rewritten(fitted: Any, reference: Any = None, **options: Any) -> Estimator:
 
 def _refer(place: Place, reference: Any, texts: bool) -> None:
     """Count from the caller's reference."""
-    given = reference.detach().cpu() if isinstance(reference, Tensor) else reference
-    values = np.asarray(given, dtype=np.float64)
-    fits = values.shape in ((), (place.width,)) and np.isfinite(values).all()
-    if texts or place.images is not None or not fits:
+    if texts or place.images is not None:
         raise InvalidInput(
-            f"reference: of shape {values.shape}, and the model takes {place.width} features\n"
+            f"reference: a model of {'texts' if texts else 'images'} takes none\n  do: leave it out"
+        )
+    values = np.asarray(reference.detach().cpu() if isinstance(reference, Tensor) else reference)
+    numbers = values.dtype.kind in "fiub"
+    if not numbers or values.shape not in ((), (place.width,)) or not np.isfinite(values).all():
+        raise InvalidInput(
+            f"reference: {values.dtype} of shape {values.shape}, and the model takes {place.width} features\n"
             "  do: give one finite value, or one a feature"
         )
-    place.reference = torch.from_numpy(np.array(np.broadcast_to(values, (place.width,))))
+    place.reference = torch.from_numpy(np.array(np.broadcast_to(values, (place.width,)), dtype=np.float64))
     place.fixed = True
     if bool(place.reference.any()):
         place.steps.append(Centre(reference=place.reference))

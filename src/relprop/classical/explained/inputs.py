@@ -199,6 +199,10 @@ class Reader:
             if not self.place.categories:
                 return raw
             raw = raw.astype(object)
+        elif raw.dtype != object and len(self.place.categories) < raw.shape[1]:
+            raise InvalidInput(
+                f"inputs: an array of {raw.dtype}, and {self.name} takes numbers\n  do: X.astype(float)"
+            )
         table = np.zeros(raw.shape)
         for column in range(raw.shape[1]):
             values = raw[:, column]
