@@ -79,7 +79,10 @@ def test_clusters_leave_as_a_table_and_a_project_and_come_back(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = a_store(folder / "store")
-    an_analysis(store).save(folder / "analysis")
+    an_analysis(store).save(folder / "store.analysis")
+    assert main(["export", "store", "--table", "all.parquet"]) == 0  # the analysis beside the store
+    assert "12 samples" in capsys.readouterr().out
+    (folder / "store.analysis").rename(folder / "analysis")
     command = ["export", "store", "--analysis", "analysis"]
     assert (
         main([*command, "--virelay", "project", "--table", "one.csv", "--target", "1", "--cluster", "0"]) == 0
@@ -95,7 +98,7 @@ def test_clusters_leave_as_a_table_and_a_project_and_come_back(
     assert (told["samples"], told["classes"]) == (12, 2) and (folder / "clusters" / "analysis.json").is_file()
     for arguments, words in [
         (["export", "store"], "do: give --virelay DIR or --table FILE"),
-        (["export", "store", "--table", "x.csv"], "do: give --analysis DIR"),
+        (["export", "store", "--table", "x.csv"], "or give --analysis DIR"),
         ([*command, "--table", "x.csv", "--target", "9"], "class 9: not analysed"),
         ([*command, "--virelay", "project"], "is in use"),
         (["import", "none.yaml", "--store", "new"], "none.yaml: cannot be read"),

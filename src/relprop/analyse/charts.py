@@ -70,7 +70,7 @@ def context_chart(
 def _bars(
     rows: Sequence[tuple[str, list[ContextRow]]], models: tuple[str, ...], title: str, note: str
 ) -> Image.Image:
-    left = MARGIN + 10 + int(max(text_width(name, NAME) for name, _ in rows))
+    left = MARGIN + 10 + int(max(text_width(name, NAME, "bold") for name, _ in rows))
     width = left + BARS_WIDTH + MARGIN
     head = wrapped(title, width - 2 * MARGIN, HEAD, "bold")
     foot = wrapped(note, width - 2 * MARGIN, SMALL)

@@ -201,6 +201,7 @@ def compare_stores(
         places = list(first.attributes.get("features") or ())
         places = places or [f"feature {i}" for i in range(held[0].shape[1])]
     else:
+        held = [np.nan_to_num(one) for one in held]  # past the end of a sample that is shorter than others
         held = [np.asarray(steps(one, min(grid**2, one.shape[-1]))) for one in held]
         places = [f"step {i + 1} of {held[0].shape[1]}" for i in range(held[0].shape[1])]
     return compare_places(held[0], held[1], places, pair, flips=flips, seed=seed)

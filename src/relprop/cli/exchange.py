@@ -41,7 +41,8 @@ def export(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="The folder that relprop analyse wrote. Without it a ViRelAy project has no clusters.",
+            help="The folder that relprop analyse wrote. Default: STORE.analysis, where it is there; without an analysis a"
+            " ViRelAy project has no clusters.",
             show_default=False,
         ),
     ] = None,
@@ -59,18 +60,21 @@ def export(
 
     \b
     Examples:
-      relprop export store/ --virelay project/ --analysis analysis/
-      relprop export store/ --table suspects.csv --analysis analysis/ --target 7 --cluster 1
+      relprop analyse store/
+      relprop export store/ --virelay project/
+      relprop export store/ --table suspects.csv --target 7 --cluster 1
     """
     with printing.reporting():
         if virelay is None and table is None:
             raise InvalidInput("export: to where?\n  do: give --virelay DIR or --table FILE")
-        if table is not None and analysis is None:
-            raise InvalidInput(
-                "export: a table is of clusters\n  do: give --analysis DIR, which relprop analyse writes"
-            )
         opened = stores.open(store)
-        held = None if analysis is None else load(analysis)
+        beside = opened.path.with_name(f"{opened.path.name}.analysis")
+        place = beside if analysis is None and beside.exists() else analysis
+        if table is not None and place is None:
+            raise InvalidInput(
+                "export: a table is of clusters\n  do: relprop analyse the store first, or give --analysis DIR"
+            )
+        held = None if place is None else load(place)
         written: dict[str, Any] = {}
         if held is not None:
             _belongs(opened, held)
