@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import SHARED
 from relprop import analyse
 from relprop.errors import InvalidInput
 
@@ -112,6 +113,35 @@ def test_time_profiles_need_steps_between_the_borders() -> None:
     assert analyse.along_time(video, axis=2).share.sum(1) == pytest.approx([1, 1])
     with pytest.raises(InvalidInput, match="a single one has no pair"):
         analyse.trial_correlation(torch.ones(1, 5))
+
+
+def test_trials_of_one_person_are_alike_where_they_were_made_so() -> None:
+    draw = torch.Generator().manual_seed(0)
+    persons = [i // 4 for i in range(24)]
+    own = torch.randn(6, 10, 3, generator=draw).double()
+    alike = own[persons] + torch.randn(24, 10, 3, generator=draw) * 0.5
+    found = analyse.trials_alike(alike, persons, 199)
+    assert found.within > 0.6 > 0.2 > abs(found.between) and found.p == 1 / 200 and len(found.persons) == 6
+    pairs = torch.cat([analyse.trial_correlation(alike[i * 4 : i * 4 + 4]) for i in range(6)])
+    assert found.within == pytest.approx(float(pairs.mean()))
+    noise = analyse.trials_alike(torch.randn(24, 30, generator=draw), persons, 199)
+    assert noise.p > 0.05 and abs(noise.within - noise.between) < 0.1
+    with pytest.raises(InvalidInput, match="no two trials of one person"):
+        analyse.trials_alike(alike[:3], ["a", "b", "c"])
+    with pytest.raises(InvalidInput, match="persons: 2 for 24 trials"):
+        analyse.trials_alike(alike, ["a", "b"])
+
+
+def test_the_published_relevance_of_gait_is_personal() -> None:
+    folder = SHARED / "data/gait"
+    if not folder.is_dir():
+        pytest.skip(f"the gait data are not here: {folder}")
+    with np.load(folder / "clinical_relevance.npz", allow_pickle=False) as held:
+        relevance = held["linear_svm.relevance_epsilon"][:200]
+    with np.load(folder / "clinical_grf.npz", allow_pickle=False) as held:
+        persons = held["subject"][:200]
+    found = analyse.trials_alike(relevance, persons, 99)
+    assert found.within > found.between + 0.1 and found.p == 0.01
 
 
 def test_a_region_of_chance_has_enrichment_one() -> None:

@@ -22,7 +22,16 @@ from relprop.analyse.documents import (
     principal,
     tfidf,
 )
-from relprop.analyse.domains import Profile, Region, along_time, fisher_mean, regions, trial_correlation
+from relprop.analyse.domains import (
+    Profile,
+    Region,
+    Trials,
+    along_time,
+    fisher_mean,
+    regions,
+    trial_correlation,
+    trials_alike,
+)
 from relprop.analyse.fisher import TAUS, fisher_discriminant
 from relprop.analyse.graph import SYMMETRIES, eigengap, knn_affinity, laplacian_spectrum
 from relprop.analyse.projection import project_out, signal_pattern
@@ -67,6 +76,7 @@ __all__ = [
     "Region",
     "Settings",
     "StoredContext",
+    "Trials",
     "WordRow",
     "along_time",
     "box_mask",
@@ -106,5 +116,6 @@ __all__ = [
     "stored_words",
     "tfidf",
     "trial_correlation",
+    "trials_alike",
     "words_of",
 ]

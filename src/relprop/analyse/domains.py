@@ -5,10 +5,11 @@ relevance comes as arrays or tensors, batch first; results are float64 tensors, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -72,6 +73,59 @@ def trial_correlation(trials: Any) -> Tensor:
         raise InvalidInput("trials: a single one has no pair\n  do: give two or more of one person")
     first, second = torch.triu_indices(len(values), len(values), 1)
     return pearson(values[first], values[second])
+
+
+@dataclass(frozen=True, slots=True)
+class Trials:
+    """Whether one person's trials are explained alike (Horst et al. 2019).
+
+    Attributes:
+        within, between: the mean Pearson correlation of pairs of trials of one person, and of two.
+        p: of the difference, by giving the trials to persons at random; no smaller than 1/(permutations + 1).
+        persons: the mean within each person who has two trials or more.
+    """
+
+    within: float
+    between: float
+    p: float
+    persons: dict[Any, float]
+
+
+def trials_alike(trials: Any, persons: Sequence[Any], permutations: int = 999, seed: int = 0) -> Trials:
+    """Compare the relevance of trials (n, …) within and between persons (n,); constant trials are left out.
+
+    Raises `InvalidInput` where no person has two trials, or all are of one.
+    """
+    values = given(trials, "trials").flatten(1)
+    if len(persons) != len(values):
+        raise InvalidInput(f"persons: {len(persons)} for {len(values)} trials\n  do: give one a trial")
+    moves = values.amax(1) > values.amin(1)
+    names, who = np.unique(np.asarray(persons)[np.asarray(moves)], return_inverse=True)
+    centred = values[moves] - values[moves].mean(1, keepdim=True)
+    centred = centred / centred.norm(dim=1, keepdim=True)
+    table = np.asarray(centred @ centred.T)
+    same = (who[:, None] == who[None, :]) & ~np.eye(len(who), dtype=bool)
+    count, others = int(same.sum()), int(len(who) * (len(who) - 1) - same.sum())
+    if not count or not others:
+        raise InvalidInput(
+            "persons: no two trials of one person, or all of one\n  do: give several trials of several persons"
+        )
+    total = float(table.sum() - np.trace(table))
+
+    def gap(inside: float) -> float:
+        return inside / count - (total - inside) / others
+
+    within = float(table[same].sum())
+    draw, reached = np.random.default_rng(seed), 0
+    for _ in range(permutations):
+        order = draw.permutation(len(who))
+        reached += gap(float(table[np.ix_(order, order)][same].sum())) >= gap(within) - 1e-12
+    each = {
+        name: float(table[np.ix_(who == i, who == i)][~np.eye(int((who == i).sum()), dtype=bool)].mean())
+        for i, name in enumerate(names.tolist())
+        if int((who == i).sum()) > 1
+    }
+    return Trials(within / count, (total - within) / others, (reached + 1) / (permutations + 1), each)
 
 
 def fisher_mean(correlations: Any) -> float:
