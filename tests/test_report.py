@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -111,6 +112,20 @@ def test_values_without_two_dimensions_are_drawn_as_bars(tmp_path: Path, kind: s
     plain = made_store(tmp_path / "s", 60, kind=kind)
     page = report_html(plain, made_analysis(plain))
     assert page.count("data:image/svg+xml") > 6 and "data:image/jpeg" not in page
+
+
+def test_words_of_a_text_are_coloured_and_stay_text(tmp_path: Path) -> None:
+    plain = made_store(tmp_path / "s", 60, side=6, kind="text")
+    columns = {n: plain.column(n) for n in ("output", "target", "label", "id", "relevance", "status")}
+    told = [json.dumps([["<b>", 0, 3], ["film", 4, 8]])] * 59 + ["[]"]
+    texts = write_store(
+        tmp_path / "t", kind="text", tokens=told, text=["<b> film " + "x " * 500] * 60, **columns
+    )
+    page = report_html(texts, made_analysis(texts))
+    first = page[page.index('<p class="words">') :].partition("</p>")[0]
+    assert re.search(r'<span style="background:#[0-9a-f]{6};[^"]*" title="[+−][^"]*">&lt;b&gt;</span>', first)
+    assert "<b>" not in first and "…" in first
+    assert "data:image/svg+xml" in page  # the mean of the class
 
 
 def test_zero_is_the_neutral_colour_to_the_bit() -> None:

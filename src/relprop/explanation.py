@@ -169,6 +169,7 @@ class Explanation:
 
         lines = [f"target {_short(self.target)}, score {_short(self.score)}"]
         if self.audit is not None:
+            lines += ["the account of the first one:"] if self.score.numel() > 1 else []
             lines.append(self.audit.summary())
         if (text := self._text()) is not None:
             colours = {"colours": options.pop("colours")} if "colours" in options else {}

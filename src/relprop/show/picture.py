@@ -99,7 +99,11 @@ def save_page(body: str, path: str | os.PathLike[str]) -> Path:
             f"cannot save a page as {str(path)!r}: there is no folder {str(target.parent)!r}\n"
             "  do: create the folder first, or choose another path"
         )
-    page = f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>relprop</title></head><body>{body}</body></html>\n'
+    page = (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, '
+        'initial-scale=1"><title>relprop</title></head><body style="margin:0;background:#fff"><main style="max-width:56em;'
+        f'margin:0 auto;padding:1em">{body}</main></body></html>\n'
+    )
     with whole(target) as file:
         file.write(page.encode("utf-8"))
     return target

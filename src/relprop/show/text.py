@@ -311,7 +311,7 @@ def text_html(texts: Sequence[Coloured], caption: str = "", *, colours: str = CO
         )
         blocks.append(heading + body + _html_bar(one.limit, colours))
     below = (
-        f'<figcaption style="font:13px sans-serif;color:#555;margin-top:4px;white-space:pre-line">'
+        f'<figcaption style="font:12px/1.5 ui-monospace,Menlo,Consolas,monospace;color:#555;margin-top:12px;white-space:pre-wrap">'
         f"{escape(caption)}</figcaption>"
         if caption
         else ""
@@ -351,11 +351,12 @@ def _html_bar(limit: float, colours: str) -> str:
         return '<div style="font:12px sans-serif;color:#555;margin:4px 0 10px">all relevance is zero</div>'
     rows = palette(colours)[np.linspace(0, 2 * LEVELS, 9).astype(int)]
     stops = ",".join("#" + bytes(row.tolist()).hex() for row in rows)
-    words = "".join(f"<span>{w}</span>" for w in (f"−{number(limit)} against", "0", f"+{number(limit)} for"))
+    ends = (f"−{number(limit)} against", "left"), ("0", "center"), (f"+{number(limit)} for", "right")
+    words = "".join(f'<span style="text-align:{side}">{w}</span>' for w, side in ends)
     return (
-        f'<div style="width:18em;max-width:100%;margin:4px 0 10px"><div style="height:8px;'
-        f'background:linear-gradient(to right,{stops})"></div><div style="display:flex;'
-        f'justify-content:space-between;font:12px sans-serif;color:#555">{words}</div></div>'
+        f'<div style="width:18em;max-width:100%;margin:4px 0 14px"><div style="height:8px;'
+        f'background:linear-gradient(to right,{stops})"></div><div style="display:grid;'
+        f'grid-template-columns:1fr auto 1fr;font:12px sans-serif;color:#555">{words}</div></div>'
     )
 
 

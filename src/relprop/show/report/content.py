@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from relprop.analyse import FLAGGED, Analysis, ClassAnalysis, Cluster, Confirmation
 from relprop.errors import InvalidInput
 from relprop.show.report import figures
-from relprop.show.samples import data_uri, map_of, photo_file, photo_of, picture_of
+from relprop.show.samples import data_uri, map_of, photo_file, photo_of, picture_of, words_of
+from relprop.show.text import Painted, painted
 from relprop.store import FAILED, PENDING, Store
 
 EXEMPLARS = 6
@@ -23,6 +24,9 @@ EXEMPLARS = 6
 
 IN_FULL = 40
 """The most classes with a section of their own."""
+
+CHARACTERS = 600
+"""About the most characters of a text that are shown."""
 
 NAMED = 40
 """The most failed samples that are named for each reason."""
@@ -33,13 +37,17 @@ ALLOWED = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class Exemplar:
-    """One sample of a cluster: its name, what it is, its picture (where the store has one) and its relevance."""
+    """One sample of a cluster: its name, what it is, its picture (where the store has one) and its relevance.
+
+    `words` holds a text in coloured stretches, and then `relevance` is empty.
+    """
 
     name: str
     label: str
     score: float
     photo: str
     relevance: str
+    words: tuple[Painted, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,14 +168,13 @@ def content(store: Store, analysis: Analysis) -> Content:
     classes = tuple(
         _class(store, one, rank + 1, top, rank in full) for rank, one in enumerate(analysis.classes)
     )
-    status, label, target = store.status, store.column("label"), store.column("target")
-    done = store.done
+    status, label, done = store.status, store.column("label"), store.done
     known = done & (label >= 0)
     output = store.lazy("output")
-    right = output[known].argmax(1) == label[known] if known.any() else np.zeros(0)
+    classes_known = store.attributes.get("output") != "score" and known.any()
+    right = output[known].argmax(1) == label[known] if classes_known else np.zeros(0)
     model = store.attributes.get("model") or {}
     name = str(model.get("name") or "a model") if isinstance(model, Mapping) else str(model)
-    del target
     return Content(
         title=name,
         made=f"{datetime.datetime.now(datetime.UTC):%-d %B %Y, %H:%M} UTC",
@@ -270,17 +277,30 @@ def _exemplars(store: Store, rows: NDArray[Any]) -> tuple[Exemplar, ...]:
     names, labels, scores = (store.lazy(column)[rows] for column in ("id", "label", "score"))
     found = []
     for i, row in enumerate(rows):
-        photo = photo_of(store, int(row))
+        photo, told = photo_of(store, int(row)), words_of(store, int(row))
         found.append(
             Exemplar(
                 name=str(names[i]),
                 label=store.class_name(int(labels[i])) if labels[i] >= 0 else "",
                 score=float(scores[i]),
                 photo="" if photo is None else data_uri(photo_file(photo)),
-                relevance=data_uri(picture_of(map_of(relevance[i]))),
+                relevance=data_uri(picture_of(map_of(relevance[i]))) if told is None else "",
+                words=() if told is None else tuple(shortened(painted(told))),
             )
         )
     return tuple(found)
+
+
+def shortened(parts: Sequence[Painted]) -> list[Painted]:
+    """The first stretches of a text, up to `CHARACTERS`, and an ellipsis where it goes on."""
+    found: list[Painted] = []
+    left = CHARACTERS
+    for part in parts:
+        if len(part.text) > left:
+            return [*found, part._replace(text=part.text[:left]), Painted(" …", "", "")]
+        found.append(part)
+        left -= len(part.text)
+    return found
 
 
 def _rules(plan: Any) -> tuple[tuple[str, int, str], ...]:
