@@ -476,10 +476,10 @@ def test_tensor_that_lends_its_shape_or_type_makes_nothing_data(name: str) -> No
             self.register_buffer("mask", torch.tensor([[1.0, 0.5, 2.0]]))
 
         def forward(self, x: Tensor) -> Tensor:
-            return (x * DONORS[name](self.mask, x)).sum(1)
+            return (x * DONORS[name](self.mask, x)).sum(1, keepdim=True)
 
     x = torch.tensor([[1.0, -2.0, 3.0], [0.5, 4.0, -1.0]], dtype=torch.float64)
-    explanation = relprop.explain(Scaled().double(), x, "sum")
+    explanation = relprop.explain(Scaled().double().eval(), x, 0)
     expected = x * DONORS[name](torch.tensor([[1.0, 0.5, 2.0]], dtype=torch.float64), x)
     torch.testing.assert_close(explanation.relevance, expected, rtol=1e-5, atol=0)
 
