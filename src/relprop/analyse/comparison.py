@@ -289,6 +289,11 @@ def cells(relevance: Any, grid: int = 8) -> Tensor:
     return F.interpolate(values[:, None], (grid, grid), mode="area")[:, 0].flatten(1) * area
 
 
+def cell_names(grid: int) -> list[str]:
+    """What the cells of a grid are called, row by row."""
+    return [f"row {i + 1}, column {j + 1}" for i in range(grid) for j in range(grid)]
+
+
 def steps(relevance: Any, count: int = 64) -> Tensor:
     """The relevance in equal steps of time: (B, T) or (B, C, T), channels summed -> (B, count)."""
     values = given(relevance)
@@ -311,10 +316,8 @@ def compare_maps(
 
     The other arguments and what is raised are those of `compare_places`.
     """
-    places = [f"row {i + 1}, column {j + 1}" for i in range(grid) for j in range(grid)]
-    return compare_places(
-        cells(first, grid), cells(second, grid), places, pair, most=most, flips=flips, seed=seed
-    )
+    pooled = cells(first, grid), cells(second, grid)
+    return compare_places(*pooled, cell_names(grid), pair, most=most, flips=flips, seed=seed)
 
 
 def compare_places(

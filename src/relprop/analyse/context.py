@@ -118,16 +118,30 @@ def context_use(
     Raises `InvalidInput` for lengths and shapes that do not belong together, NaN and infinity.
     """
     values, inside = with_mask(relevance, masks)
-    names = tuple(str(name) for name in classes)
-    for what, given in (("classes", names), ("correct", correct)):
-        if given is not None and len(given) != len(values):
-            raise InvalidInput(f"{what}: {len(given)} for {len(values)} samples\n  do: give one a sample")
     ratio = context_ratio(values, inside, pool)
     how_much = context_ratio(values, inside, pool, area=False)
+    return context_table(ratio, how_much, classes, correct, pool=pool, resamples=resamples, seed=seed)
+
+
+def context_table(
+    ratio: Tensor,
+    how_much: Tensor,
+    classes: Sequence[str],
+    correct: Sequence[bool] | None = None,
+    *,
+    pool: str = "positive",
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> ContextUse:
+    """The tables of `context_use` from each sample's ratios (`relprop.evaluate.context_ratio`), with and without areas: (B,)."""
+    names = tuple(str(name) for name in classes)
+    for what, given in (("classes", names), ("correct", correct)):
+        if given is not None and len(given) != len(ratio):
+            raise InvalidInput(f"{what}: {len(given)} for {len(ratio)} samples\n  do: give one a sample")
     share = torch.where(ratio >= 0, ratio / (1 + ratio), torch.full_like(ratio, torch.nan))
     right = np.full(len(names), np.nan) if correct is None else np.asarray([bool(c) for c in correct], float)
     draw = np.random.default_rng(seed)
-    columns = [np.asarray(one) for one in (ratio, how_much, share)] + [right]
+    columns = [*(np.asarray(one) for one in (ratio, how_much, share)), right]
     rows, drawn = [], []
     for name in sorted(set(names)):
         own = np.array([one == name for one in names])

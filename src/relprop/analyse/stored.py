@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -14,12 +15,13 @@ import torch
 from torch import Tensor
 
 from relprop.analyse.boxes import Box, box_mask, named, output_names
-from relprop.analyse.comparison import ModelComparison, Paired, compare_maps, compare_places, steps
-from relprop.analyse.context import ContextUse, context_use
+from relprop.analyse.comparison import ModelComparison, Paired, cell_names, cells, compare_places, steps
+from relprop.analyse.context import ContextUse, context_table
 from relprop.analyse.signs import FLIPS
 from relprop.analyse.words import WordRow, class_words, compare_words, words_of
 from relprop.data import Preprocessing, pillow
 from relprop.errors import InvalidInput
+from relprop.evaluate.localisation import context_ratio
 from relprop.store import Store
 
 BLOCK = 256
@@ -89,29 +91,37 @@ def store_context(
     how, names = preprocessing_of(store), output_names(store.classes, meant)
     targets, sources, done = store.column("target"), store.column("source"), store.done
     guesses = guesses_of(store)
-    rows, masks, classes, excluded = [], [], [], Counter[str]()
+    measured: list[tuple[int, str]] = []
+    ratios: list[Tensor] = []
+    excluded = Counter[str]()
     side = int(store.relevance.shape[-1])
-    for row in range(len(store)):
-        name = names.get(int(targets[row]), "")
-        found, why = (
-            _mask(Path(str(sources[row])), name, boxes, how, side) if done[row] else (None, "not explained")
-        )
-        if found is None:
-            excluded[why] += 1
-            continue
-        rows.append(row)
-        masks.append(found)
-        classes.append(name)
-    if not rows:
+    for start in range(0, len(store), BLOCK):
+        masks = []
+        for row in range(start, min(start + BLOCK, len(store))):
+            name = names.get(int(targets[row]), "")
+            found, why = (
+                _mask(Path(str(sources[row])), name, boxes, how, side)
+                if done[row]
+                else (None, "not explained")
+            )
+            if found is None:
+                excluded[why] += 1
+                continue
+            measured.append((row, name))
+            masks.append(found)
+        if masks:
+            maps = summed(store.relevance[[row for row, _ in measured[-len(masks) :]]]), torch.stack(masks)
+            ratios.append(torch.stack([context_ratio(*maps, pool, area=area) for area in (True, False)]))
+    if not measured:
         told = ", ".join(f"{count} {why}" for why, count in excluded.items())
         raise InvalidInput(
             f"boxes: no sample of {store.path} shows a box of the class that it is explained for ({told})\n"
             "  do: give boxes by the photographs' file names, and which outputs a class stands for"
         )
-    maps = torch.cat([summed(store.relevance[rows[i : i + BLOCK]]) for i in range(0, len(rows), BLOCK)])
-    correct = [names.get(int(guesses[row])) == name for row, name in zip(rows, classes, strict=True)]
-    use = context_use(maps, torch.stack(masks), classes, correct, pool=pool, seed=seed)
-    return StoredContext(use, np.array(rows), dict(excluded))
+    correct = [names.get(int(guesses[row])) == name for row, name in measured]
+    ratio, how_much = torch.cat(ratios, 1)
+    use = context_table(ratio, how_much, [name for _, name in measured], correct, pool=pool, seed=seed)
+    return StoredContext(use, np.array([row for row, _ in measured]), dict(excluded))
 
 
 def _mask(
@@ -194,17 +204,38 @@ def compare_stores(
     if first.kind == "text":
         texts = [stored_words(store, own) for store, own in zip((first, second), rows, strict=True)]
         return compare_words(texts[0], texts[1], pair, flips=flips, seed=seed)
-    held = [store.relevance[own] for store, own in zip((first, second), rows, strict=True)]
-    if first.kind == "image":
-        return compare_maps(summed(held[0]), summed(held[1]), pair, grid=grid, flips=flips, seed=seed)
-    if first.kind == "table":
-        places = list(first.attributes.get("features") or ())
-        places = places or [f"feature {i}" for i in range(held[0].shape[1])]
-    else:
-        held = [np.nan_to_num(one) for one in held]  # past the end of a sample that is shorter than others
-        held = [np.asarray(steps(one, min(grid**2, one.shape[-1]))) for one in held]
-        places = [f"step {i + 1} of {held[0].shape[1]}" for i in range(held[0].shape[1])]
+    places = _places(first, second, grid)
+    held = [
+        torch.cat([_pooled(store, own[i : i + BLOCK], len(places)) for i in range(0, len(own), BLOCK)])
+        for store, own in zip((first, second), rows, strict=True)
+    ]
     return compare_places(held[0], held[1], places, pair, flips=flips, seed=seed)
+
+
+def _places(first: Store, second: Store, grid: int) -> list[str]:
+    """The names of the places that two stores are compared at."""
+    shapes = [store.relevance.shape for store in (first, second)]
+    if first.kind == "table":
+        return _features(first)
+    if first.kind == "image":
+        return cell_names(min(grid, *(size for shape in shapes for size in shape[-2:])))
+    count = min(grid**2, *(shape[-1] for shape in shapes))
+    return [f"step {i + 1} of {count}" for i in range(count)]
+
+
+def _pooled(store: Store, rows: np.ndarray, places: int) -> Tensor:
+    """The relevance of some samples at that many places."""
+    part = store.relevance[rows]
+    if store.kind == "table":
+        return torch.as_tensor(part)
+    if store.kind == "image":
+        return cells(summed(part), math.isqrt(places))
+    return steps(np.nan_to_num(part), places)  # what lies past the end of a shorter sample is NaN
+
+
+def _features(store: Store) -> list[str]:
+    told = [str(name) for name in store.attributes.get("features") or ()]
+    return told or [f"feature {i}" for i in range(store.relevance.shape[-1])]
 
 
 def _names(first: Store, second: Store) -> tuple[str, str]:
