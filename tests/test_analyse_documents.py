@@ -87,6 +87,21 @@ def test_principal_components_show_the_planted_direction() -> None:
     assert (places.gather(0, places.abs().argmax(0, keepdim=True)) > 0).all()
 
 
+def test_the_picture_has_a_panel_a_kind_and_refuses_other_documents() -> None:
+    pytest.importorskip("matplotlib")
+    vectors, relevance, labels = corpus()
+    by_relevance = analyse.document_vectors(relevance, vectors)
+    two = analyse.document_chart(
+        {"a": by_relevance, "b": by_relevance}, labels, ["one", "other"], captions={"a": "90 %"}
+    )
+    one = analyse.document_chart({"a": by_relevance}, labels, ["one", "other"])
+    assert two.width > 1.7 * one.width and one.height == two.height
+    colours = {tuple(pixel) for pixel in np.asarray(one).reshape(-1, 3)[::7]}
+    assert len(colours) > 20  # points of two classes on white
+    with pytest.raises(InvalidInput, match="60 labels for vectors"):
+        analyse.document_chart({"a": by_relevance[1:]}, labels, ["one", "other"])
+
+
 @pytest.mark.parametrize(
     ("relevance", "vectors", "words"),
     [

@@ -155,3 +155,23 @@ def test_the_words_of_stores_of_texts_are_listed_and_compared(tmp_path: Path) ->
     assert ("good", "film") in {(one.group, one.name) for one in found.different()}
     with pytest.raises(InvalidInput, match="holds no tokens"):
         analyse.stored_words(a_store(tmp_path / "images", ["x"], 1.0))
+
+
+def test_one_value_for_two_classes_speaks_for_either(tmp_path: Path) -> None:
+    pytest.importorskip("scipy")
+    two = texts(tmp_path / "two", 0.0)
+    sign = np.where(np.arange(20) % 2 == 0, 1.0, -1.0)  # good is class 1, bad is below 0
+    given: dict[str, Any] = {
+        "relevance": two.relevance[:] * sign[:, None],
+        "output": sign[:, None],
+        "target": np.ones(20, dtype=int),
+        "score": sign,
+        "tokens": list(two.column("tokens")),
+        "kind": "text",
+        "classes": ("bad", "good"),
+    }
+    one = write_store(tmp_path / "one", **given)
+    assert analyse.store_words(one, most=1) == analyse.store_words(two, most=1)
+    found = analyse.compare_stores(one, two, flips=100)
+    assert found.agree == 1.0 and not found.different()
+    assert all(each.similarity == pytest.approx(1.0) for each in found.classes)

@@ -158,8 +158,23 @@ def summed(relevance: Any) -> Tensor:
 def guesses_of(store: Store) -> np.ndarray:
     """The class that each sample is taken for: (N,)."""
     output = store.column("output")
+    if output.shape[1] == 1:
+        return decided(store)[0]
     found: np.ndarray = np.where(np.isfinite(output).all(1), np.nan_to_num(output).argmax(1), -1)
-    return found if output.shape[1] > 1 else store.column("target").astype(np.int64)
+    return found
+
+
+def decided(store: Store) -> tuple[np.ndarray, np.ndarray]:
+    """The class that each sample is explained for, (N,), and the sign, (N,), that makes its relevance speak for that class.
+
+    A classifier with one value for two classes is explained for class 1, whatever it decides: a value below 0 is class 0, for
+    which relevance speaks with its sign turned. All others are as the store has them.
+    """
+    target, done = store.column("target").astype(np.int64), store.done
+    if store.lazy("output").shape[1] != 1 or not (target[done] == 1).all():
+        return target, np.ones(len(store))
+    positive = store.column("output")[:, 0] > 0
+    return np.where(done, positive.astype(np.int64), target), np.where(positive, 1.0, -1.0)
 
 
 # ---------------------------------------------------------------- two stores
@@ -194,8 +209,10 @@ def compare_stores(
     rows = _shared(first, second)
     guesses = [guesses_of(store)[own] for store, own in zip((first, second), rows, strict=True)]
     labels = first.column("label")[rows[0]]
+    ways = [decided(store) for store in (first, second)]
+    signs = [way[1][own] for way, own in zip(ways, rows, strict=True)]
     pair = Paired(
-        (first.column("target")[rows[0]], second.column("target")[rows[1]]),
+        (ways[0][0][rows[0]], ways[1][0][rows[1]]),
         (guesses[0], guesses[1]),
         labels if (labels >= 0).any() else None,
         first.classes or second.classes,
@@ -203,13 +220,22 @@ def compare_stores(
     )
     if first.kind == "text":
         texts = [stored_words(store, own) for store, own in zip((first, second), rows, strict=True)]
+        texts = [_signed(one, sign) for one, sign in zip(texts, signs, strict=True)]
         return compare_words(texts[0], texts[1], pair, flips=flips, seed=seed)
     places = _places(first, second, grid)
     held = [
         torch.cat([_pooled(store, own[i : i + BLOCK], len(places)) for i in range(0, len(own), BLOCK)])
         for store, own in zip((first, second), rows, strict=True)
     ]
+    held = [one * torch.as_tensor(sign)[:, None] for one, sign in zip(held, signs, strict=True)]
     return compare_places(held[0], held[1], places, pair, flips=flips, seed=seed)
+
+
+def _signed(texts: list[list[tuple[str, float]]], signs: np.ndarray) -> list[list[tuple[str, float]]]:
+    """The words of texts, their relevance times a sign each."""
+    return [
+        [(word, sign * value) for word, value in one] for one, sign in zip(texts, signs.tolist(), strict=True)
+    ]
 
 
 def _places(first: Store, second: Store, grid: int) -> list[str]:
@@ -299,6 +325,13 @@ def store_words(
         own = store_words(other, score=score, least=least, most=most)
         listed = {name: [row.word for row in rows] for name, rows in own.items()}
     rows = np.flatnonzero(store.done)
-    targets = store.column("target")[rows]
-    names = [store.class_name(int(target)) for target in targets]
-    return class_words(stored_words(store, rows), names, score=score, least=least, most=most, other=listed)
+    targets, signs = decided(store)
+    names = [store.class_name(int(target)) for target in targets[rows]]
+    return class_words(
+        _signed(stored_words(store, rows), signs[rows]),
+        names,
+        score=score,
+        least=least,
+        most=most,
+        other=listed,
+    )
