@@ -80,7 +80,7 @@ class Experiment:
         x = self.scorer.inputs
         gone = (point <= points.reshape(-1, *[1] * (point.dim() - 1))) ^ reveal
         if self.replacement.field is not None:
-            return torch.where(gone, self.field(draw)[samples], x[samples])
+            return torch.where(gone, _of(self.field(draw), samples), _of(x, samples))
         noise, mean = self.field(draw), self.setting.data.mean((0, 2, 3)).reshape(-1, 1, 1).to(x)
         return imputed(x[samples], gone, noise[samples], mean)
 
@@ -148,7 +148,7 @@ class Experiment:
         found[:, 0] = self.empty(draw) if reveal else self.scorer.first
 
         def made(rows: Tensor, own: Tensor) -> Tensor:
-            return self._rows(spread[own], own, at[rows], draw, reveal)
+            return self._rows(_of(spread, own), own, at[rows], draw, reveal)
 
         found[sample, at] = score_rows(self.scorer, sample, made, self.most)
         index = torch.where(live, torch.arange(length, device=x.device), 0).cummax(1).values
@@ -166,6 +166,11 @@ class Experiment:
         live = torch.zeros(len(x), length + 1, dtype=torch.bool, device=x.device).scatter_(1, steps, True)
         live[:, 0] = False
         return live[:, :length]
+
+
+def _of(values: Tensor, samples: Tensor) -> Tensor:
+    """The values of each row's sample; of a single sample one row that broadcasts."""
+    return values if len(values) == 1 else values[samples]
 
 
 def _constant(scores: Tensor, present: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from relprop.errors import InvalidInput
 from relprop.evaluate.arrays import ratio, rows
 from relprop.evaluate.perturb import explained
 from relprop.evaluate.scoring import Scorer
-from relprop.evaluate.similarity import SIMILARITIES
+from relprop.evaluate.similarity import similarity_to
 from relprop.evaluate.stability import Explain, changed_inputs, target_of
 from relprop.explain.captured import adopt
 
@@ -109,15 +109,13 @@ def mprt(
     """
     if order not in ("top_down", "bottom_up"):
         raise InvalidInput(f"order: {order!r} is unknown\n  do: 'top_down' or 'bottom_up'")
-    if similarity not in SIMILARITIES:
-        raise InvalidInput(f"similarity: {similarity!r} is unknown\n  do: one of {', '.join(SIMILARITIES)}")
+    like = similarity_to(similarity, explained(relevance, scorer))
     named = layers_of(model) if layers is None else list(layers)
     named = named[::-1] if order == "top_down" else named
-    reference = explained(relevance, scorer)
     everyone = torch.arange(len(scorer), device=scorer.inputs.device)
     inputs, target = changed_inputs(scorer, scorer.inputs, everyone), target_of(scorer, everyone)
     found = [
-        SIMILARITIES[similarity](reference, explained(explain(twin, inputs, target), scorer))
+        like(explained(explain(twin, inputs, target), scorer))
         for twin in randomised(model, named, cascade, how, seed)
     ]
     return torch.stack(found, 1)
@@ -137,11 +135,10 @@ def data_randomisation(
             "data_randomisation: it needs the same network trained on permuted labels\n"
             "  do: give it: metrics={'data_randomisation': {'other': network}}"
         )
-    if similarity not in SIMILARITIES:
-        raise InvalidInput(f"similarity: {similarity!r} is unknown\n  do: one of {', '.join(SIMILARITIES)}")
+    like = similarity_to(similarity, explained(relevance, scorer))
     everyone = torch.arange(len(scorer), device=scorer.inputs.device)
     again = explain(other, changed_inputs(scorer, scorer.inputs, everyone), target_of(scorer, everyone))
-    return SIMILARITIES[similarity](explained(relevance, scorer), explained(again, scorer))
+    return like(explained(again, scorer))
 
 
 def histogram_entropy(relevance: Any, bins: int = 100) -> Tensor:
@@ -199,12 +196,11 @@ def random_logit(
         raise InvalidInput(
             "random_logit: it explains another class, and the model or the target has none\n  do: give classes as target, of a model with two or more"
         )
-    if similarity not in SIMILARITIES:
-        raise InvalidInput(f"similarity: {similarity!r} is unknown\n  do: one of {', '.join(SIMILARITIES)}")
+    like = similarity_to(similarity, explained(relevance, scorer))
     classes = weights.shape[1]
     numbers = samples or range(len(scorer))
     steps = [int(np.random.default_rng([seed, int(s), 5]).integers(1, classes)) for s in numbers]
     other = (target.cpu() + torch.tensor(steps)) % classes
     everyone = torch.arange(len(scorer), device=scorer.inputs.device)
     again = explain(model, changed_inputs(scorer, scorer.inputs, everyone), other)
-    return SIMILARITIES[similarity](explained(relevance, scorer), explained(again, scorer))
+    return like(explained(again, scorer))

@@ -202,16 +202,15 @@ def score_rows(
     first = FIRST_ROWS if small else FIRST_ROWS // 8
     total, done, size = len(samples), 0, most or first
     result = torch.empty(total, dtype=torch.float64, device=scorer.inputs.device)
-    best, settled = float("inf"), most is not None or total <= first
-    if most is None and total <= first:
-        size = max(1, total)
+    best, settled = float("inf"), most is not None or total < 4 * first  # a few rows are not worth a search
+    device = scorer.inputs.device
     while done < total:
-        numbers = torch.arange(done, min(done + size, total), device=scorer.inputs.device)
+        numbers = torch.arange(done, min(done + size, total), device=device)
         own = samples[numbers]
-        started = _now(scorer.inputs.device)
+        started = 0.0 if settled else _now(device)
         result[numbers] = scorer.of(values(numbers, own), own)
         if not settled and len(numbers) == size:
-            each = (_now(scorer.inputs.device) - started) / size
+            each = (_now(device) - started) / size
             if done and each > 0.97 * best:  # no cheaper: the size before was enough
                 settled = True
                 size = max(first, size // 2) if each > best else size

@@ -101,3 +101,22 @@ SIMILARITIES: dict[str, Callable[[Any, Any], Tensor]] = {
     function.__name__: function for function in (spearman, spearman_abs, pearson, cosine, kendall, ssim)
 }
 """The measures of similarity by name."""
+
+RANKS: dict[str, Callable[[Tensor], Tensor]] = {
+    "spearman": mean_ranks,
+    "spearman_abs": lambda values: mean_ranks(values.abs()),
+}
+"""The measures that are Pearson's correlation of ranks."""
+
+
+def similarity_to(name: str, reference: Any) -> Callable[[Any], Tensor]:
+    """The similarity of a map to one and the same reference, whose ranks are found once.
+
+    Raises `InvalidInput` for an unknown name.
+    """
+    if name not in SIMILARITIES:
+        raise InvalidInput(f"similarity: {name!r} is unknown\n  do: one of {', '.join(SIMILARITIES)}")
+    if name not in RANKS:
+        return lambda other: SIMILARITIES[name](reference, other)
+    ranks = RANKS[name](rows(reference))
+    return lambda other: pearson(ranks, RANKS[name](_pair(other, reference)[0]))
