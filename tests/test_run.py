@@ -407,6 +407,15 @@ def test_a_store_of_another_model_plan_or_data_set_is_refused(model: nn.Module, 
         )
     assert files(tmp_path / "s") == before
     assert "holds a store already" in refusal(lambda: relprop.run(model, Items(), tmp_path / "s", **TINY))
+    told = json.loads((tmp_path / "s" / "zarr.json").read_text())
+    told["attributes"]["schema"] = 99
+    (tmp_path / "s" / "zarr.json").write_text(json.dumps(told))
+    assert "schema 99" in refusal(lambda: relprop.run(model, Items(), tmp_path / "s", resume=True, **TINY))
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "notes").touch()
+    assert "holds no store" in refusal(
+        lambda: relprop.run(model, Items(), tmp_path / "t", resume=True, **TINY)
+    )
 
 
 def test_a_store_is_written_by_one_run_at_a_time(model: nn.Module, tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def tried(task: Task, timed: bool = True) -> Trial:
         )
     if task.asked.mode in ("true", "top"):
         rows, failures = _explained(task, classes, numbers, held)
-    shape, axis = _shape(task, rows)
+    shape, axis = _shape(task, rows, held)
     small = next((row["thumbnail"].shape for row in rows if row.get("thumbnail") is not None), None)
     form = Form(shape, outputs, classes, small, axis)
     specs = specs_of(task, form)
@@ -177,12 +177,16 @@ def _raise(task: Task, classes: Classes, numbers: Sequence[int], held: Sequence[
             return
 
 
-def _shape(task: Task, rows: Sequence[Row]) -> tuple[tuple[int, ...], int | None]:
+def _shape(
+    task: Task, rows: Sequence[Row], held: Sequence[Sample | Failure]
+) -> tuple[tuple[int, ...], int | None]:
     """The shape of relevance in the store, and the axis along which samples are of different lengths."""
     shapes = [row["relevance"].shape for row in rows]
     if task.samples.kind == "text" and len(shapes[0]) == 1:
-        longest = tokens_of(task) if task.samples.texts else max(shape[0] for shape in shapes)
-        return (longest if task.recipe.length else max(longest, *(shape[0] for shape in shapes)),), 0
+        if task.recipe.length is not None:
+            return (task.recipe.length,), 0
+        longest = tokens_of(task) if task.samples.texts else max(_ids(one) for one in held)
+        return (max(longest, *(shape[0] for shape in shapes)),), 0
     if task.samples.longest is None:
         return shapes[0], None
     largest = max(shapes, key=lambda shape: (len(shape), shape))
@@ -190,6 +194,13 @@ def _shape(task: Task, rows: Sequence[Row]) -> tuple[tuple[int, ...], int | None
         axis for axis in range(len(largest)) if len({s[axis] for s in shapes if len(s) == len(largest)}) > 1
     ]
     return largest, differing[0] if differing else len(largest) - 1
+
+
+def _ids(one: Sample | Failure) -> int:
+    """How many token ids a sample has, with its padding."""
+    inputs = getattr(one, "inputs", None)
+    ids = inputs.get("input_ids") if isinstance(inputs, dict) else inputs
+    return ids.shape[-1] if isinstance(ids, torch.Tensor) else 0
 
 
 def _plan(task: Task) -> list[dict[str, str]]:

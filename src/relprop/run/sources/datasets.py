@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -14,6 +15,9 @@ from relprop.models.code import named
 from relprop.run.labels import NAMES
 from relprop.run.samples import Intake, Label, Sample, Samples, fingerprint
 from relprop.run.sources.arrays import INPUTS, kind_of
+
+IDS = "input_ids"
+"""What an item with token ids has; all its tensors then go to the model by their names."""
 
 FIELDS = (*INPUTS, "image", "input", "text", "pixel_values")
 """What an item that is a table calls its input, the first that is there."""
@@ -51,7 +55,7 @@ def dataset(held: Any, intake: Intake, kind: str | None = None, name: str = "a d
         value, label = parts_of(held[number])
         return sample_of(value, label, intake, what)
 
-    described = found if isinstance(found, str) else np.asarray(found).tobytes()
+    described = found if isinstance(found, str) else [np.asarray(one).tobytes() for one in _leaves(found)]
     return Samples(
         kind=what,
         name=name,
@@ -60,7 +64,7 @@ def dataset(held: Any, intake: Intake, kind: str | None = None, name: str = "a d
         read=read,
         source=lambda number: f"{name}#{number}",
         together=False,
-        texts=[str(parts_of(held[i])[0]) for i in range(count)] if what == "text" else (),
+        texts=[str(parts_of(held[i])[0]) for i in range(count)] if isinstance(found, str) else (),
     )
 
 
@@ -76,8 +80,12 @@ def _first(held: Any, count: int, name: str) -> Any:
     )
 
 
+def _leaves(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, Mapping) else [value]
+
+
 def _kind(value: Any) -> str:
-    if isinstance(value, str):
+    if isinstance(value, (str, Mapping)):
         return "text"
     shape = getattr(value, "shape", None)
     return "image" if shape is None else kind_of(tuple(shape))
@@ -86,12 +94,16 @@ def _kind(value: Any) -> str:
 def parts_of(item: Any) -> tuple[Any, Label]:
     """The input and the label of an item."""
     if isinstance(item, Mapping):
+        label = _label(next((item[one] for one in (*NAMES, "labels") if one in item), None))
+        if IDS in item:
+            tensors = {name: value for name, value in item.items() if name not in (*NAMES, "labels")}
+            return {name: torch.as_tensor(value) for name, value in tensors.items()}, label
         name = next((one for one in FIELDS if one in item), None)
         if name is None:
             raise InvalidInput(
                 f"data: an item has {', '.join(map(str, item))}\n  do: call its input {FIELDS[0]}"
             )
-        return item[name], _label(next((item[one] for one in (*NAMES, "labels") if one in item), None))
+        return item[name], label
     if isinstance(item, (tuple, list)):
         return item[0], _label(item[1]) if len(item) > 1 else None
     return item, None
@@ -112,6 +124,8 @@ def sample_of(value: Any, label: Label, intake: Intake, kind: str) -> Sample:
         return Sample(value, label)
     if isinstance(value, (Tensor, np.ndarray)):
         return intake.array(value, kind, label)
+    if isinstance(value, Mapping):
+        return Sample({name: one[None].to(intake.device) for name, one in value.items()}, label)
     if hasattr(value, "convert"):  # a picture of Pillow's
         return intake.picture(value.convert("RGB"), label)
     raise InvalidInput(
