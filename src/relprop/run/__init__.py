@@ -99,13 +99,14 @@ def run(
         ray: "local", or the address of a cluster. workers: how many; by default as many as there are processors or GPUs.
         block: samples that are written at a time; by default about ten seconds' work.
         progress: called with a `Tally` of what has just been done.
-        options: those of `Recipe`: target, rules, method, batch, reduce, dtype, labels, tokenizer, …
+        options: those of `Recipe` (threads: 1 on a cluster): target, rules, method, batch, reduce, dtype, labels, tokenizer, …
 
     Raises:
         InvalidInput: the model, the data or the store cannot be used; the store is of another model, plan or data set.
         UnsupportedOperation, CaptureError: the model cannot be explained.
         RelpropError: the disk is full or refuses; what was finished stays, and `resume` goes on.
     """
+    options.setdefault("threads", None if ray is None else 1)
     recipe = Recipe(model=model, data=data, **options)
     task = prepared(recipe)
     with begin(task, store, resume=resume, block=block) as begun:
