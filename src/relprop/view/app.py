@@ -26,6 +26,9 @@ from relprop.view.names import csv_of, forget, give, names
 from relprop.view.state import State, checked, moved, read
 
 HERE = Path(__file__).parent
+PLOTLY = "/_dash-component-suites/plotly/package_data/plotly.min.js"
+"""The plotting library, which Dash would ask for only when the page is there; so it comes with the page."""
+
 LARGE = 360
 """The longer side of a picture in a sample's detail, in pixels."""
 
@@ -71,7 +74,6 @@ def application(
         update_title="",
         assets_folder=str(HERE / "none"),
         serve_locally=True,
-        eager_loading=True,  # the plotting library comes with the page, not after it
         suppress_callback_exceptions=True,
         index_string=_index(),
     )
@@ -89,7 +91,9 @@ def _index() -> str:
     return (
         '<!DOCTYPE html><html lang="en"><head>{%metas%}<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,"><title>{%title%}</title>{%css%}'
-        f"<style>{style}</style></head><body>{{%app_entry%}}<footer>{{%config%}}{{%scripts%}}<script>{script}</script>"
+        f"<style>{style}</style></head><body>{{%app_entry%}}<footer>{{%config%}}"
+        f'<script src="{PLOTLY}"></script>'
+        f"{{%scripts%}}<script>{script}</script>"
         "{%renderer%}</footer></body></html>"
     )
 

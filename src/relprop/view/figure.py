@@ -28,14 +28,10 @@ def figure(book: Book, state: State) -> tuple[dict[str, Any], Legend]:
     places = np.flatnonzero(kept(leaf, state))
     if not leaf.embedded:
         return _bare("This analysis has no embedding: relprop analyse STORE makes one."), []
-    values, palette, legend = _colours(book, leaf, places, state.colour)
-    marker: dict[str, Any] = {
-        "size": 3.5 if len(places) > 20_000 else 5 if len(places) > 2_000 else 7,
-        "opacity": 0.8,
-        "color": packed(values),
-        "colorscale": palette,
-        "line": {"width": 0},
-    }
+    size = 3.5 if len(places) > 20_000 else 5 if len(places) > 2_000 else 7
+    made = _bare("" if len(places) else "No sample passes the filters.")
+    made["layout"] |= {"uirevision": str(leaf.found.target), "selectionrevision": str(leaf.found.target)}
+    marker: dict[str, Any] = {"size": size, "opacity": 0.8, "line": {"width": 0}}
     if state.colour == "score":
         low, high = _range(leaf.score)
         bar = {
@@ -48,13 +44,28 @@ def figure(book: Book, state: State) -> tuple[dict[str, Any], Legend]:
             "outlinewidth": 0,
         }
         marker |= {
+            "color": packed(leaf.score[places].astype(np.float32)),
+            "colorscale": SCALE,
             "cmin": low,
             "cmax": high,
-            "showscale": True,
-            "colorbar": {**bar, "tickfont": {"size": 10}},
         }
-    else:
-        marker |= {"cmin": -0.5, "cmax": len(legend) - 0.5}
+        marker |= {"showscale": True, "colorbar": {**bar, "tickfont": {"size": 10}}}
+        made["data"] = [_trace(leaf, places, marker, state.lasso)]
+        return made, []
+    groups = _groups(book, leaf, places, state.colour)
+    # one trace a colour: colours of single points cost the browser more time than all the rest
+    made["data"] = [
+        _trace(leaf, members, {**marker, "color": shade}, state.lasso)
+        for _, shade, members in groups
+        if len(members)
+    ]
+    return made, [(name, shade, len(members)) for name, shade, members in groups]
+
+
+def _trace(
+    leaf: Leaf, places: NDArray[np.intp], marker: dict[str, Any], lasso: tuple[float, ...]
+) -> dict[str, Any]:
+    """The points of some samples, with their rows of the store for who clicks on them."""
     trace: dict[str, Any] = {
         "type": "scattergl",
         "mode": "markers",
@@ -63,56 +74,38 @@ def figure(book: Book, state: State) -> tuple[dict[str, Any], Legend]:
         "customdata": packed(leaf.rows[places].astype(np.int32)),
         "marker": marker,
         "hoverinfo": "none",
+        "showlegend": False,
         "selected": {"marker": {"opacity": 0.95}},
         "unselected": {"marker": {"opacity": 0.2}},
     }
-    if state.lasso:
-        trace["selectedpoints"] = np.flatnonzero(inside(leaf.points[places], state.lasso)).tolist()
-    made = _bare("")
-    made["data"] = [trace]
-    made["layout"] |= {"uirevision": str(leaf.found.target), "selectionrevision": str(leaf.found.target)}
-    if len(places) == 0:
-        made["layout"]["annotations"] = _bare("No sample passes the filters.")["layout"]["annotations"]
-    return made, legend
+    if lasso:
+        trace["selectedpoints"] = np.flatnonzero(inside(leaf.points[places], lasso)).tolist()
+    return trace
 
 
 def packed(values: NDArray[Any]) -> dict[str, str]:
     """Numbers as the browser's plotting library reads them fastest: their bytes."""
-    short = {"float32": "f4", "int32": "i4", "uint8": "u1"}[values.dtype.name]
+    short = {"float32": "f4", "int32": "i4"}[values.dtype.name]
     return {"dtype": short, "bdata": base64.b64encode(np.ascontiguousarray(values).tobytes()).decode("ascii")}
 
 
-def _colours(
-    book: Book, leaf: Leaf, places: NDArray[np.intp], by: str
-) -> tuple[NDArray[Any], list[Any], Legend]:
-    """The values of the points, the colour scale, and the legend."""
-    if by == "score":
-        return leaf.score[places].astype(np.float32), SCALE, []
+Groups = list[tuple[str, str, NDArray[np.intp]]]
+
+
+def _groups(book: Book, leaf: Leaf, places: NDArray[np.intp], by: str) -> Groups:
+    """The samples by strategy, label or prediction: a name, a colour and their places; the rarest classes together."""
     if by == "cluster":
-        numbers = leaf.cluster[places]
-        order = [cluster.number for cluster in sorted(leaf.found.clusters, key=lambda c: c.number)]
-        legend = [(f"strategy {n + 1}", colour(n), int((numbers == n).sum())) for n in order]
-    else:
-        numbers = (leaf.label if by == "label" else leaf.prediction)[places]
-        classes, counts = np.unique(numbers, return_counts=True)
-        order = [int(c) for c in classes[np.argsort(-counts, kind="stable")]]
-        spare = order[MOST:]
-        legend = [
-            (book.store.class_name(c) if c >= 0 else "no label", colour(i), int((numbers == c).sum()))
-            for i, c in enumerate(order[:MOST])
-        ]
-        if spare:
-            legend.append((f"{len(spare)} others", OTHER, int(np.isin(numbers, spare).sum())))
-            numbers = np.where(np.isin(numbers, spare), spare[0], numbers)
-            order = order[: MOST + 1]
-    index = np.zeros(len(numbers), np.uint8)
-    for i, value in enumerate(order):
-        index[numbers == value] = min(i, 255)
-    steps = max(1, len(legend))
-    palette = [
-        [edge, shade] for i, (_, shade, _) in enumerate(legend) for edge in (i / steps, (i + 1) / steps)
-    ] or [[0, OTHER], [1, OTHER]]
-    return index, palette, legend
+        numbers = sorted(cluster.number for cluster in leaf.found.clusters)
+        return [(f"strategy {n + 1}", colour(n), places[leaf.cluster[places] == n]) for n in numbers]
+    values = (leaf.label if by == "label" else leaf.prediction)[places]
+    classes, counts = np.unique(values, return_counts=True)
+    order = classes[np.argsort(-counts, kind="stable")].tolist()
+    groups = [
+        (book.store.class_name(c) if c >= 0 else "no label", colour(i), places[values == c])
+        for i, c in enumerate(order[:MOST])
+    ]
+    spare = order[MOST:]
+    return [*groups, (f"{len(spare)} others", OTHER, places[np.isin(values, spare)])] if spare else groups
 
 
 def _range(score: NDArray[np.float64]) -> tuple[float, float]:
