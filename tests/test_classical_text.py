@@ -15,7 +15,9 @@ import pytest
 import torch
 
 import relprop
+import relprop.text
 from relprop.classical.explained import nonzeros
+from relprop.text import Vocabulary
 
 pytest.importorskip("sklearn", reason="the extra [classical] is not installed")
 
@@ -181,6 +183,28 @@ def test_text_is_drawn_like_that_of_a_neural_model() -> None:
     page = explanation._repr_html_()
     assert "wasted" in page and "background" in page
     assert explanation.heatmap().width == 720
+
+
+def test_bag_of_words_and_neural_network_are_compared_word_by_word() -> None:
+    text = "A superb film, isn't it? Dull; İstanbul."
+    vocabulary = Vocabulary(["?", "superb", "film", "dull", "it"], unknown=0, pattern=r"\w{1,3}")
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Embedding(5, 3), torch.nn.Flatten(), torch.nn.LazyLinear(2)
+    ).double()
+    network(torch.tensor([[number for number, _, _ in vocabulary(text)]]))
+    neural = relprop.explain(network.eval(), text, 1, tokenizer=vocabulary)
+    bag = relprop.explain(piped("tfidf"), text, 1)
+    ours, theirs = (relprop.text.words(one)[0] for one in (bag, neural))
+    assert [(w.text, w.start, w.end) for w in ours] == [(w.text, w.start, w.end) for w in theirs]
+    assert [w.text for w in ours][:6] == ["A", "superb", "film", ",", "isn't", "it"]
+    for explanation, found in ((bag, ours), (neural, theirs)):
+        assert sum(w.relevance for w in found) == pytest.approx(float(explanation.relevance.sum()))
+    pieces = [t.relevance for t in neural.tokens[0] if t.start in (2, 5)]  # "sup" and "erb"
+    assert theirs[1].relevance == pytest.approx(sum(pieces)) and len(pieces) == 2
+    assert ours[1].relevance == pytest.approx(bag.tokens[0][0].relevance)
+    with pytest.raises(relprop.InvalidInput, match="no texts"):
+        relprop.text.words(relprop.explain(LogisticRegression().fit(np.eye(4), [0, 1, 0, 1]), np.eye(4)))
 
 
 BAD = {

@@ -41,6 +41,7 @@ ORDER = [
     "rules",
     "targets",
     "text.tokens",
+    "text.words",
     "text.tokenizers",
     "text.asked",
     "text.opened",

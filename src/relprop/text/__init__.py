@@ -14,9 +14,11 @@ from relprop.text.opened import (
 from relprop.text.read import named, reading
 from relprop.text.tokenizers import DECODER, Vocabulary, is_text, name_of, parameters_of, spelled, tokenise
 from relprop.text.tokens import Piece, Token, Tokenised, per_token
+from relprop.text.words import WORD, words
 
 __all__ = [
     "DECODER",
+    "WORD",
     "Asked",
     "Piece",
     "Token",
@@ -37,4 +39,5 @@ __all__ = [
     "spelled",
     "token_id",
     "tokenise",
+    "words",
 ]
