@@ -175,6 +175,8 @@ def agreement(folder: Path, count: int, picture: Path | None = None) -> dict[str
         ours = relprop.explain(bag, text, str(label))
         a, b = ([w.relevance for w in words(one)[0]] for one in (ours, theirs))
         right.append(int(theirs.output.argmax()) == label)
+        if not np.ptp(a) or not np.ptp(b):  # of one word, or of none that is known: no order
+            continue
         found.append(float(spearmanr(a, b).statistic))
         shuffled.append(float(spearmanr(a, rng.permutation(b)).statistic))
         if picture is not None and number == 0:
@@ -183,6 +185,7 @@ def agreement(folder: Path, count: int, picture: Path | None = None) -> dict[str
             show.save(show.text_picture(show.coloured(rows, [text, text], title=titles)), picture)
     return {
         "accuracy of the network": float(np.mean(right)),
+        "sentences": len(found),
         "rank correlation": [float(np.mean(found)), *interval(np.array(found))],
         "shuffled": [float(np.mean(shuffled)), *interval(np.array(shuffled))],
     }
