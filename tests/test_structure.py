@@ -164,6 +164,7 @@ ORDER = [
     "analyse.words",
     "analyse.charts",
     "analyse.stored",
+    "analyse.of_store",
     "analyse.table",
     "analyse",
     "show.samples",

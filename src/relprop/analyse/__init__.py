@@ -34,6 +34,7 @@ from relprop.analyse.domains import (
 )
 from relprop.analyse.fisher import TAUS, fisher_discriminant
 from relprop.analyse.graph import SYMMETRIES, eigengap, knn_affinity, laplacian_spectrum
+from relprop.analyse.of_store import confirm_store, spray_store
 from relprop.analyse.projection import project_out, signal_pattern
 from relprop.analyse.result import (
     FLAGGED,
@@ -87,6 +88,7 @@ __all__ = [
     "compare_stores",
     "compare_words",
     "confirm",
+    "confirm_store",
     "context_chart",
     "context_gap",
     "context_use",
@@ -111,6 +113,7 @@ __all__ = [
     "regions",
     "signal_pattern",
     "spray",
+    "spray_store",
     "store_context",
     "store_words",
     "stored_words",

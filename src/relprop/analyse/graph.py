@@ -5,6 +5,7 @@ Needs scipy and scikit-learn; more than 10,000 points also pynndescent: `pip ins
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from typing import Any
 
@@ -29,7 +30,9 @@ Reals = NDArray[np.float64]
 def needed(name: str) -> Any:
     """A module of the extra. Raises `MissingExtra` where it is not installed."""
     try:
-        return import_module(name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # umap-learn tells of what it does not find
+            return import_module(name)
     except ImportError as error:
         package = {"sklearn": "scikit-learn", "umap": "umap-learn"}
         first = name.partition(".")[0]

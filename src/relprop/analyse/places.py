@@ -8,6 +8,7 @@ as clearly, but there the whole map moves. `Findings.suspicion` is made of these
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,9 @@ SEARCHED = 1_500
 
 KEPT = 8
 """So many boxes of each size, those that divide best, are looked at closely."""
+
+STRAGGLERS = 5.0
+"""Deviations below a group's median from which on a sample does not belong to it."""
 
 Reals = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -64,11 +68,11 @@ class Findings:
 
     @property
     def suspicion(self) -> float:
-        """0…1: the geometric mean of apart, compact and alike elsewhere, less where the place or the rest of the class is small."""
+        """0…1: the cube root of apart × compact² × alike elsewhere, less where the place or the rest of the class is small."""
         alike = float(np.exp(-max(self.elsewhere, 0.0) / LIKE))
         strong = min(max((self.share - self.usual) / STRONG, 0.0), 1.0)
         addition = 1 - _ramp(self.part, COMMON)
-        return float((_ramp(self.apart, APART) * self.compact * alike * strong * addition) ** (1 / 3))
+        return float((_ramp(self.apart, APART) * self.compact**2 * alike * strong * addition) ** (1 / 3))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,34 @@ def search(shares: NDArray[np.float32], smallest: float = 0.03, seed: int = 0) -
                 found.append(
                     Split(findings, float(thresholds[column]), float(low[column]), float(high[column]))
                 )
-    return max(found, key=lambda split: split.findings.suspicion, default=None)
+    best = max(found, key=lambda split: split.findings.suspicion, default=None)
+    return None if best is None else _refined(maps, best, least)
+
+
+def _refined(maps: NDArray[np.float32], split: Split, least: int) -> Split:
+    """The split with its threshold where both groups end.
+
+    That is where both are equally many deviations away: of the lower group by mean and standard deviation, so that its tail of
+    samples that have something of their own at the place counts; of the upper one by median and median deviation, which
+    stragglers do not move. It is not below Otsu's threshold, and nothing `STRAGGLERS` deviations below the upper median belongs.
+    """
+    values = np.sqrt(share_in(maps, split.findings.box).astype(np.float64))
+    threshold, low, high = split.threshold, split.low, split.high
+    for _ in range(10):
+        below, above = values[values <= threshold], values[values > threshold]
+        if min(len(below), len(above)) < least:
+            return split
+        low, high = float(below.mean()), float(np.median(above))
+        floor = 0.02 * (high - low)
+        spread = max(float(below.std()), floor), max(1.4826 * float(np.median(np.abs(above - high))), floor)
+        even = (low * spread[1] + high * spread[0]) / sum(spread)
+        threshold = max(split.threshold, even, high - STRAGGLERS * spread[1])
+    members = values > threshold
+    if min(members.sum(), (~members).sum()) < least:
+        return split
+    here, there = values[members], values[~members]
+    apart = float(ashman(here.mean(), there.mean(), here.var(), there.var()))
+    return Split(look(maps, members, split.findings.box, apart), threshold, low, high)
 
 
 def compare(shares: NDArray[np.float32], members: Mask, seed: int = 0) -> Findings | None:
@@ -160,7 +191,7 @@ def _effect(rest: NDArray[np.float32], members: Mask) -> float:
     return float(squared.mean() - (1 / sizes[0] + 1 / sizes[1]) * (variance > 2e-4).mean())
 
 
-def ashman(m1: Reals, m2: Reals, v1: Reals, v2: Reals) -> Reals:
+def ashman(m1: Any, m2: Any, v1: Any, v2: Any) -> Reals:
     """Ashman's D of two groups by their means and variances."""
     return np.asarray(np.sqrt(2) * np.abs(m1 - m2) / np.sqrt(v1 + v2 + 1e-12))
 

@@ -18,7 +18,7 @@ from relprop.errors import InvalidInput
 SCHEMA = 1
 """The version of the saved form; a folder of a later one is refused."""
 
-FLAGGED = 0.55
+FLAGGED = 0.45
 """A cluster of at least this suspicion is flagged; docs/analysis.md has the figures that it was set by."""
 
 ARRAYS = ("rows", "eigenvalues", "embedding", "spectral", "mean_map")

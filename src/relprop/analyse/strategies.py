@@ -218,7 +218,7 @@ def _features(
     pairs = random.integers(len(flat), size=(2, 256))
     length = 2 * np.sqrt(((flat[pairs[0]] - flat[pairs[1]]) ** 2).sum(1).max())
     root = np.sqrt(places.share_in(shares, split.findings.box))
-    across = np.clip((root - split.threshold) / max(split.high - split.low, 1e-9) * 2, -0.5, 0.5)
+    across = np.clip((root - split.threshold) / max(split.high - split.low, 1e-9) * 4, -0.5, 0.5)
     return np.hstack([flat, (length * across[:, None]).astype(np.float32)])
 
 

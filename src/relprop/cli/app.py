@@ -11,6 +11,7 @@ import typer
 import relprop
 from relprop.cli import photos as work
 from relprop.cli import printing, sounds, texts
+from relprop.cli.analyse import analyse
 from relprop.cli.analyses import compare, context, words
 from relprop.cli.evaluate import evaluate
 from relprop.cli.exchange import export, import_
@@ -286,3 +287,4 @@ app.command()(words)
 app.command()(export)
 app.command("import")(import_)
 app.command()(view)
+app.command()(analyse)

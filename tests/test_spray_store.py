@@ -1,0 +1,178 @@
+"""From data to a store to its analysis: a planted mark is found, named and confirmed; stores that cannot be analysed are refused."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import relprop
+from relprop import analyse
+from relprop.analyse.of_store import folder_of
+from relprop.cli import main
+from relprop.store import write_store
+
+pytest.importorskip("zarr", reason="the extra [analyse] is not installed")
+
+NETS = """
+import torch
+
+def make():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(144, 2, bias=False))
+    weight = model[1].weight.data
+    weight.copy_(torch.rand(2, 144) * 0.02)
+    weight[1].view(12, 12)[-2:, -2:] = 0.3
+    return model.eval()
+"""
+
+
+def study() -> ModuleType:
+    path = Path(__file__).resolve().parents[1] / "studies" / "planted_mark.py"
+    spec = importlib.util.spec_from_file_location("planted_mark", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("mark", [True, False], ids=["with a mark", "without one"])
+def test_a_planted_mark_is_found_and_confirmed_and_nothing_is_flagged_without_it(
+    shared: Path, mark: bool
+) -> None:
+    told = study().run(0, "mnist", mark, epochs=3, embedding="spectral")
+    assert told["passed"], told
+    if mark:
+        assert told["inject"] > 3 * abs(told["inject control"]) and told["flips"] > 0.1
+
+
+def planted(folder: Path) -> tuple[Path, np.ndarray]:
+    """A model, data and a store in a folder; class 1 has a bright corner in 30 % of its samples."""
+    (folder / "nets.py").write_text(NETS)
+    random = np.random.default_rng(0)
+    x = random.gamma(2, 0.25, (160, 1, 12, 12)).astype(np.float32)
+    y = np.repeat([0, 1], 80)
+    x[:, :, -2:, -2:] = 0.02
+    marked = np.sort(random.choice(np.arange(80, 160), 24, replace=False))
+    x[marked, :, -2:, -2:] = random.uniform(0.8, 1, (24, 1, 2, 2))
+    np.savez(folder / "data.npz", inputs=x, labels=y)
+    store = folder / "maps.zarr"
+    assert (
+        main(["run", "--model", "nets:make", "--data", "data.npz", "--store", str(store), "--target", "true"])
+        == 0
+    )
+    return store, marked
+
+
+def test_the_command_names_the_mark_confirms_it_and_leaves_the_store_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store, marked = planted(tmp_path)
+    before = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    common = ["analyse", str(store), "--embedding", "spectral"]
+    assert main([*common, "--model", "nets:make", "--data", "data.npz", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    first = content["suspects"][0]
+    assert content["flagged"] == 1 and first["class"] == 1 and first["confirmed"] is True
+    assert "the lower right corner" in first["evidence"][0]["words"]
+    assert before == {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
+    held = analyse.load(folder_of(store))
+    one, cluster = held.flagged[0]
+    assert sorted(cluster.rows) == marked.tolist() and cluster.confirmation is not None
+    assert one.accuracy == pytest.approx(
+        np.mean(relprop.store.open(store).column("output")[80:].argmax(1) == 1)
+    )
+    assert Path(content["report"]).read_text().startswith("<!")
+
+    assert main([*common, "--class", "1", "--out", "again"]) == 0
+    printed = capsys.readouterr().out
+    assert "flagged" in printed and "of the positive relevance lies at the lower right corner" in printed
+    assert analyse.load("again").targets == [1]
+
+    (tmp_path / "nets.py").write_text(NETS.replace("0.3", "0.4"))
+    np.savez(tmp_path / "other.npz", inputs=np.ones((160, 1, 12, 12), np.float32), labels=np.zeros(160, int))
+    assert main([*common, "--model", "nets:make", "--data", "other.npz"]) == 2
+
+
+def made(folder: Path, **columns: Any) -> Path:
+    random = np.random.default_rng(0)
+    given = {"relevance": random.gamma(1, 1, (40, 8, 8)), "output": random.normal(size=(40, 3))}
+    given["target"] = np.zeros(40, int)
+    write_store(folder / "maps.zarr", **{**given, **columns})
+    return folder / "maps.zarr"
+
+
+@pytest.mark.parametrize(
+    ("columns", "arguments", "words"),
+    [
+        ({}, ["--class", "2"], "no sample of"),
+        ({}, ["--class", "horse"], "none of the store's"),
+        ({}, ["--model", "demo"], "both the model and the data"),
+        ({}, ["--report", "report.txt"], "does not end in .html"),
+        ({}, ["--norm", "l3"], "l1, l2, max"),
+        ({"status": np.full(40, 2)}, [], "no sample of"),
+        ({"target": np.arange(40) // 3, "output": np.zeros((40, 14))}, [], "3 samples, fewer than 20"),
+        ({"relevance": np.ones((40, 8, 8))}, [], "all maps are the same"),
+        ({"relevance": np.full((40, 8, 8), np.nan)}, [], "sample 0: NaN"),
+        ({}, ["--correct"], "target is its label"),
+    ],
+)
+def test_what_cannot_be_analysed_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    columns: dict[str, Any], arguments: list[str], words: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert main(["analyse", str(made(tmp_path, **columns)), "--embedding", "none", *arguments]) == 2
+    told = capsys.readouterr().err
+    assert words in told and "Traceback" not in told and len(told.strip().splitlines()) <= 2
+    assert not folder_of(tmp_path / "maps.zarr").exists(), "nothing is left behind"
+
+
+def test_a_folder_that_is_no_store_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["analyse", str(tmp_path / "nowhere")]) == 2
+    assert "no such folder" in capsys.readouterr().err
+
+
+def test_texts_of_differing_lengths_end_where_they_end(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    relevance = random.gamma(1, 1, (40, 20))
+    length = random.integers(8, 21, 40)
+    relevance[np.arange(20) >= length[:, None]] = np.nan
+    store = write_store(
+        tmp_path / "words.zarr", relevance=relevance, output=random.normal(size=(40, 2)), target=np.zeros(40, int),
+        length=length, kind="text",
+    )  # fmt: skip
+    assert analyse.spray_store(store, embedding="none").targets == [0]
+
+
+def test_failed_samples_take_no_part(tmp_path: Path) -> None:
+    status = np.ones(40, int)
+    status[7] = 2
+    relevance = np.random.default_rng(0).gamma(1, 1, (40, 8, 8))
+    relevance[7] = np.nan
+    store = relprop.store.open(made(tmp_path, status=status, relevance=relevance))
+    found = analyse.spray_store(store, embedding="none")
+    assert 7 not in found[0].rows and len(found[0].rows) == 39 and found.source["analysed"] == 39
+
+
+def test_an_unrelated_model_is_refused_for_confirmation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from relprop.run import Recipe, prepared
+
+    monkeypatch.chdir(tmp_path)
+    store, _ = planted(tmp_path)
+    held = relprop.store.open(store)
+    task = prepared(
+        Recipe(model=torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(144, 2)).eval(), data="data.npz")
+    )
+    with pytest.raises(relprop.InvalidInput, match="not the one that"):
+        analyse.confirm_store(held, analyse.spray_store(held, embedding="none"), task)
