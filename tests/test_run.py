@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import relprop
-from relprop.errors import InvalidInput, RelpropError, UnsupportedOperation
+from relprop.errors import RelpropError, UnsupportedOperation
 
 pytest.importorskip("zarr", reason="zarr is not installed")
 Image = pytest.importorskip("PIL.Image", reason="pillow is not installed")
@@ -599,6 +599,14 @@ def test_without_ray_the_install_command_is_named(
     assert "relprop[ray]" in refusal(
         lambda: relprop.run(model, Items(4), tmp_path / "s", ray="local", **TINY)
     )
-    assert stores.is_store(tmp_path / "s")
-    with pytest.raises(InvalidInput):
-        relprop.run(model, Items(5), tmp_path / "s", resume=True, **TINY)
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_cluster_that_does_not_answer_is_refused_before_a_store_is_made(
+    model: nn.Module, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray", reason="ray is not installed")
+    assert "no cluster at" in refusal(
+        lambda: relprop.run(model, Items(4), tmp_path / "s", ray="127.0.0.1:1", **TINY)
+    )
+    assert not (tmp_path / "s").exists()

@@ -25,7 +25,19 @@ from relprop.cli.options import (
     numbers,
 )
 from relprop.errors import InvalidInput
-from relprop.run import Estimate, Recipe, Summary, Tally, Task, begin, estimated, finish, prepared, tried
+from relprop.run import (
+    Estimate,
+    Recipe,
+    Summary,
+    Tally,
+    Task,
+    begin,
+    check_cluster,
+    estimated,
+    finish,
+    prepared,
+    tried,
+)
 from relprop.run.local import cores
 from relprop.run.trial import Trial
 from relprop.store import is_store
@@ -151,6 +163,7 @@ def run(
             raise InvalidInput("data: none given\n  do: give --data, such as a folder of pictures")
         if store is None and not dry_run:
             raise InvalidInput("store: none given\n  do: give --store and a new folder")
+        check_cluster(ray)
         recipe = Recipe(
             model=model, data=data[0] if len(data) == 1 else data, target=target, rules=preset or rules, method=method,
             batch=batch, reduce=reduce, dtype=dtype, labels=labels, column=column, label_column=label_column, kind=kind,

@@ -33,6 +33,7 @@ __all__ = [
     "Task",
     "Trial",
     "begin",
+    "check_cluster",
     "estimated",
     "finish",
     "prepared",
@@ -106,11 +107,20 @@ def run(
         UnsupportedOperation, CaptureError: the model cannot be explained.
         RelpropError: the disk is full or refuses; what was finished stays, and `resume` goes on.
     """
+    check_cluster(ray)
     options.setdefault("threads", None if ray is None else 1)
     recipe = Recipe(model=model, data=data, **options)
     task = prepared(recipe)
     with begin(task, store, resume=resume, block=block) as begun:
         return finish(begun, ray=ray, workers=workers, progress=progress)
+
+
+def check_cluster(address: str | None) -> None:
+    """Refuse a cluster that cannot be joined, before a store is made. See `run`."""
+    if address is not None:
+        from relprop.run.cluster import check
+
+        check(address)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ Needs Ray: `pip install 'relprop[ray]'`. Every machine has to see the model, the
 from __future__ import annotations
 
 import os
+import socket
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -83,6 +84,23 @@ def scattered(
     finally:
         if started:
             ray.shutdown()
+
+
+def check(address: str) -> None:
+    """Refuse a cluster that cannot be joined before anything else is done.
+
+    Raises `MissingExtra` without Ray, and `InvalidInput` where nobody answers at HOST:PORT.
+    """
+    _ray()
+    host, _, port = address.rpartition(":")
+    if "//" in address or not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise InvalidInput(
+            f"ray: no cluster at {address} ({_first(error)})\n  do: start one with `ray start --head`, or give local"
+        ) from error
 
 
 def _done(
