@@ -23,7 +23,7 @@ from relprop.store import Writer
 TRIES = 3
 """How often a block may take its worker down before the run gives up."""
 
-PATIENCE = 120.0
+PATIENCE = 600.0
 """Seconds to wait for a worker while there is none."""
 
 
