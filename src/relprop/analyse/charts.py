@@ -61,7 +61,7 @@ def context_chart(
     rows.append(("mean over classes", [use.overall for use in models.values()]))
     note = (
         "μ = mean relevance outside of the boxes / inside: 1 would be a map that is the same everywhere."
-        " Bars: medians over the samples (their number in brackets), with 95 % intervals."
+        " Bars: medians over the samples (their number in brackets), with 95 % intervals; an arrow where one goes on."
         + (f" {left_out} classes with fewer than {least} samples are not shown." if left_out else "")
     )
     return _bars(rows, tuple(models), title, note)
@@ -81,8 +81,12 @@ def _bars(
     figure = blank_page(width, height)
     axes = figure.add_axes((left / width, 1 - (top + high) / height, BARS_WIDTH / width, high / height))
     _plain(axes)
-    ends = [end for _, found in rows for row in found for end in (row.median, row.high)]
-    axes.set_xlim(0, 1.06 * max(1.0, *(one for one in ends if math.isfinite(one))))
+    values = [
+        end for _, found in rows for row in found for end in (row.median, row.high) if math.isfinite(end)
+    ]
+    longest = max(1.0, *(row.median for _, found in rows for row in found if math.isfinite(row.median)))
+    limit = 1.06 * max(longest, min(max(values), 2 * longest))
+    axes.set_xlim(0, limit)
     axes.set_ylim(high, 0)
     axes.set_yticks([])
     axes.axvline(1, color=FAINT, linewidth=0.8, linestyle=":")
@@ -95,7 +99,9 @@ def _bars(
             at = start + BAR * (which + 0.5)
             axes.barh(at, row.median, BAR - 2, color=LINES[which % len(LINES)])
             if math.isfinite(row.low):
-                axes.plot([row.low, row.high], [at, at], color=INK, linewidth=0.9)
+                axes.plot([row.low, min(row.high, limit)], [at, at], color=INK, linewidth=0.9)
+                if row.high > limit:  # it goes on
+                    axes.plot([limit * 0.995], [at], color=INK, marker=">", markersize=4, clip_on=False)
         figure.text(
             (left - 8) / width,
             1 - (top + start + BAR * len(models) / 2) / height,
