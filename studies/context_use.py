@@ -234,7 +234,7 @@ def main() -> None:
         written[title] = report(f"{title}: {int(chosen.sum())} questions", found)
         if options.picture and chosen.all():
             nice = {f"Lite{name[-1]} ({found[name]['imagenet']:.1%})": found[name]["use"] for name in trained}
-            context_chart(nice, least=5, title="Context use of EfficientNet-Lite (top-1 accuracy)").save(options.picture)  # fmt: skip
+            context_chart(nice, least=3, title="Context use of EfficientNet-Lite (top-1 accuracy)").save(options.picture)  # fmt: skip
     if options.json:
         options.json.write_text(json.dumps(written, indent=1))
 
