@@ -124,7 +124,9 @@ def _header(book: Book) -> Any:
         [
             html.H1(Path(store.path).name),
             html.Span(name),
-            html.Span(f"{len(store):,} samples, {len(book.analysis.classes)} classes"),
+            html.Span(
+                f"{len(store):,} samples, {len(book.analysis.classes)} {'class' if len(book.analysis.classes) == 1 else 'classes'}"
+            ),
             html.Span(f"{flagged} flagged", className="tag flagged" if flagged else "tag"),
             html.Button("?", id="help-button", title="keys"),
         ]
@@ -165,7 +167,7 @@ def _controls(state: State, leaf: Leaf, classes: list[dict[str, Any]]) -> list[A
 
 def _limits(score: NDArray[np.float64]) -> tuple[str, str]:
     known = score[np.isfinite(score)]
-    return (f"{known.min():.3g}", f"{known.max():.3g}") if len(known) else ("", "")
+    return (_amount(known.min(), 3), _amount(known.max(), 3)) if len(known) else ("", "")
 
 
 def _select(id: str, table: dict[str, str], value: str, what: str) -> Any:
@@ -231,7 +233,7 @@ def _tile(store: Store, leaf: Leaf, i: int, show: str) -> Any:
                 [
                     html.I(style={"background": colour(int(leaf.cluster[i]))}),
                     html.B(name, title=str(leaf.ids[i])),
-                    html.Small(f"{leaf.score[i]:.3g}".replace("-", "−")),
+                    html.Small(_amount(leaf.score[i], 3)),
                 ]
             ),
             html.Small(f"{store.class_name(label)} → {store.class_name(prediction)}", className="flagged")
@@ -402,9 +404,9 @@ def _account(store: Store, one: dict[str, Any], row: int) -> list[tuple[str, str
     return facts
 
 
-def _amount(value: Any) -> str:
+def _amount(value: Any, digits: int = 4) -> str:
     number = float(value)
-    return "–" if number != number else f"{number:.4g}".replace("-", "−")
+    return "–" if number != number else f"{number:.{digits}g}".replace("-", "−")
 
 
 def _tools(comparable: bool, presets: Sequence[str]) -> list[Any]:
