@@ -1,6 +1,6 @@
 """One small random member of every family of the model libraries, explained with the preset "auto".
 
-    python benchmarks/coverage.py [torchvision|timm|transformers …] [--family NAME …] [--json FILE] [--write FILE]
+    python benchmarks/coverage.py [torchvision|timm|transformers|"by hand" …] [--family NAME …] [--json FILE] [--write FILE]
                                   [--timeout SECONDS] [--workers N] [--again STATUS …]
 
 Each family runs in a process of its own: one that hangs or dies is a line of the table and no more. Results are
@@ -41,7 +41,7 @@ _PRELOADED = (
 )  # fmt: skip
 """What the first export would import anew in every process."""
 
-FILES = {"torchvision": "vision", "timm": "images", "transformers": "transformer"}
+FILES = {"torchvision": "vision", "timm": "images", "transformers": "transformer", "by hand": "others"}
 
 DEFAULT = Path(__file__).with_name("coverage.json")
 
@@ -105,7 +105,12 @@ def run(work: list[tuple[str, str]], timeout: float, workers: int, keep: Any) ->
     fork = multiprocessing.get_context("forkserver")
     libraries = {library for library, _ in work}
     fork.set_forkserver_preload(
-        ["relprop", *_PRELOADED, *libraries, *(f"families.{FILES[name]}" for name in libraries)]
+        [
+            "relprop",
+            *_PRELOADED,
+            *libraries & {"torchvision", "timm", "transformers"},
+            *(f"families.{FILES[name]}" for name in libraries),
+        ]
     )
     waiting, running = collections.deque(work), []
     while waiting or running:
@@ -193,7 +198,8 @@ def page(results: dict[str, Any]) -> str:
     """The table as a page."""
     from families.page import text
 
-    return text(results, totals)
+    known = {name: LIBRARIES[name]().families() for name in results}
+    return text(results, totals, known)
 
 
 if __name__ == "__main__":

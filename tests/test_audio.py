@@ -132,3 +132,7 @@ def test_a_folder_of_a_model_that_hears_brings_its_rate(
     transformers.Wav2Vec2FeatureExtractor().save_pretrained(tmp_path / "model")
     code, printed, _ = run(capsys, *asked, "--target", "yes")
     assert code == 0 and out.is_file() and "yes, score" in printed and "at 16000 Hz" in printed
+    code, printed, _ = run(capsys, "plan", "--model", tmp_path / "model")  # of a second of noise
+    assert code == 0 and "aten.conv1d" in printed and "Wav2Vec2ForSequenceClassification" in printed
+    code, printed, _ = run(capsys, "plan", recording, "--model", tmp_path / "model", "--json")
+    assert code == 0 and json.loads(printed)["operations"]

@@ -410,6 +410,19 @@ def test_the_command_line_explains_a_text(
     assert [token["text"] for token in result["tokens"]] == ["[CLS]", "the", "film", "is", "good", "[SEP]"]
 
 
+def test_the_plan_and_the_doctor_take_a_folder_and_a_text(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, printed, error = run(capsys, "plan", "--model", folder, "--json")
+    operations = [row["operation"] for row in json.loads(printed)["operations"]]
+    assert code == 0 and error == "" and "aten.scaled_dot_product_attention.default" in operations
+    code, printed, error = run(capsys, "doctor", "the film is good", "--model", folder, "--json")
+    found = json.loads(printed)
+    assert code == 0 and found["healthy"] and found["model"] == "BertForSequenceClassification"
+    code, printed, error = run(capsys, "plan", "cat.jpg", "--model", folder)
+    assert (code, printed) == (2, "") and "is of transformers" in error
+
+
 def test_the_command_line_explains_what_a_model_writes(
     writer: Any, bytes_: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

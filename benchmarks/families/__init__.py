@@ -62,4 +62,5 @@ LIBRARIES: dict[str, Callable[[], Any]] = {
     "torchvision": lambda: import_module("families.vision"),
     "timm": lambda: import_module("families.images"),
     "transformers": lambda: import_module("families.transformer"),
+    "by hand": lambda: import_module("families.others"),
 }

@@ -24,7 +24,7 @@ _INDEXED = {
     "indexer_budget": 8,
     "indexer_compress_ratio": 2,
 }
-_HEADS = {"decoder_attention_heads": 8}
+_HEADS = {"decoder_attention_heads": 8, "encoder_attention_heads": 8, "head_dim": 32}
 _SWIN = {"image_size": 224}
 
 CONFIGS: dict[str, dict[str, Any] | Callable[[], Any]] = {
@@ -49,7 +49,7 @@ CONFIGS: dict[str, dict[str, Any] | Callable[[], Any]] = {
         "n_recurrent_layers": 2,
         "n_output_layers": 2,
     },
-    "dbrx": {"attn_config": {"rope_theta": 1e4}},
+    "dbrx": {"attn_config": {"rope_theta": 1e4, "clip_qkv": 8.0}},
     "cohere_compass_text": {
         "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}
     },

@@ -15,19 +15,36 @@ docs/coverage.md` makes this page; results are kept in a JSON file as they come,
 `R/f` is the sum of relevance at the inputs over the score; what is missing to 1 stands in the account under its reasons
 (bias, constants, the softmax's expansion). `|R|/f` is the largest Σ|R| at any operation over the score. Of a network with
 random weights both say little; a large one shows that positive and negative parts cancel. Tokens that an attention mask
-hides get exactly 0.
+hides get exactly 0, but in the families that are listed below their table. Seconds are of a machine at work on other
+things.
 
-A family that was not built could not be made small, or did not run, without relprop having any part in it; a family
-that is refused is refused before anything is computed. Seconds are of a machine at work on other things.
+A family that was not built could not be made small, or did not run on made-up inputs, without relprop having any part in
+it; a family that is refused is refused before anything is computed.
 """
 
 
-def text(results: dict[str, Any], totals: Callable[[dict[str, Any]], str]) -> str:
-    """The page as Markdown."""
+def text(
+    results: dict[str, Any], totals: Callable[[dict[str, Any]], str], known: dict[str, list[str]]
+) -> str:
+    """The page as Markdown; `known`: all families of each library."""
     parts = [HEAD, "## Totals\n", *(f"- {line}" for line in totals(results).splitlines()), ""]
     for library, rows in results.items():
-        parts += [f"## {library}\n", _explained(rows), _others(rows)]
-    return "\n".join(parts).rstrip() + "\n"
+        parts += [f"## {library}\n", _explained(rows), _hidden(rows), _others(rows)]
+        left = [family for family in known[library] if family not in rows]
+        if left:
+            parts.append(f"### Not tried yet\n\n{', '.join(left)}\n")
+    return "\n".join(part for part in parts if part is not None).rstrip() + "\n"
+
+
+def _hidden(rows: dict[str, Any]) -> str | None:
+    """Which families give relevance to tokens that the attention mask hides."""
+    leaks = [family for family, row in sorted(rows.items()) if row.get("masked")]
+    if not leaks:
+        return None
+    return (
+        "Relevance at tokens that the attention mask hides is not 0 in the families whose own layers read these tokens all"
+        f" the same (convolutions and means over all places, or no use of the mask): {', '.join(leaks)}.\n"
+    )
 
 
 def _explained(rows: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ import transformers
 import transformers.masking_utils  # every family imports it and modeling_utils: once, before the fork
 import transformers.modeling_utils
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 from transformers.models.auto import modeling_auto
 from transformers.utils import logging
 
@@ -61,6 +62,8 @@ def build(family: str) -> Case:
     given = CONFIGS.get(family, {})
     config = given() if callable(given) else smallest(family, **given)
     config.architectures = config.architectures or []
+    for part in (config, *(value for value in vars(config).values() if isinstance(value, PretrainedConfig))):
+        part.use_cache = False  # some cannot make the cache that no one asks for here
     kind = getattr(transformers, head)
     model: nn.Module = kind.from_config(config) if head.startswith("Auto") else kind(config)
     model.eval()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
 import relprop
@@ -14,14 +13,18 @@ from relprop.cli import printing, sounds, texts
 from relprop.cli.analyse import analyse
 from relprop.cli.analyses import compare, context, words
 from relprop.cli.evaluate import evaluate
+from relprop.cli.examples import example_of
 from relprop.cli.exchange import export, import_
 from relprop.cli.kinds import kind_of_inputs
 from relprop.cli.options import (
+    ChannelsOption,
     ClassesOption,
     DeviceOption,
+    ExampleArgument,
     JsonOption,
     MeanOption,
     ModelOption,
+    RateOption,
     RulesOption,
     SizeOption,
     StdOption,
@@ -30,7 +33,7 @@ from relprop.cli.options import (
 )
 from relprop.cli.run import run
 from relprop.cli.view import view
-from relprop.data import DEMO, open_photograph, photographs_in
+from relprop.data import DEMO, photographs_in
 from relprop.doctor import CHECKS
 from relprop.doctor import doctor as examine
 
@@ -125,23 +128,8 @@ def explain(
             show_default=False,
         ),
     ] = None,
-    rate: Annotated[
-        int | None,
-        typer.Option(
-            metavar="HZ",
-            help="Samples a second that the model takes. Default: its own, else the recording's.",
-            show_default=False,
-        ),
-    ] = None,
-    channels: Annotated[
-        int,
-        typer.Option(
-            metavar="0|1",
-            min=0,
-            max=1,
-            help="A recording goes in as (1, samples), or with 1 as (1, 1, samples).",
-        ),
-    ] = 0,
+    rate: RateOption = None,
+    channels: ChannelsOption = 0,
     json: JsonOption = False,
 ) -> None:
     """Explain what a network sees in photographs, hears in a recording or reads in a text.
@@ -195,6 +183,7 @@ def explain(
 
 @app.command()
 def plan(
+    input: ExampleArgument = None,
     model: ModelOption = "demo",
     weights: WeightsOption = None,
     rules: RulesOption = "auto",
@@ -202,6 +191,8 @@ def plan(
     mean: MeanOption = None,
     std: StdOption = None,
     device: DeviceOption = "cpu",
+    rate: RateOption = None,
+    channels: ChannelsOption = 0,
     json: JsonOption = False,
 ) -> None:
     """Print every operation of a model with its rule and why, before anything runs.
@@ -211,13 +202,14 @@ def plan(
       relprop plan
       relprop plan --model resnet18 --weights random --rules epsilon_plus_flat
       relprop plan --model nets:make --size 384 --json
+      relprop plan --model FOLDER
+      relprop plan recording.wav --model nets:make --rate 16000
     """
     with printing.reporting():
-        loaded = load_named(model, weights, size, mean, std, None, device)
-        how = loaded.preprocessing
+        example = example_of(input, model, weights, size, mean, std, device, rate, channels)
+        loaded = example.loaded
         with printing.working("capturing the model"):
-            example = torch.zeros(1, len(how.mean), how.size, how.size, dtype=loaded.dtype(), device=device)
-            rows = relprop.Explainer(loaded.model, rules, example=example).plan
+            rows = relprop.Explainer(loaded.model, rules, example=example.inputs).plan
         if json:
             content = {
                 "model": loaded.name,
@@ -227,11 +219,12 @@ def plan(
             }
             printing.print_json("plan", content)
         else:
-            printing.print_plan(rows, f"{loaded.name}, weights {loaded.weights}, rules {rules}")
+            printing.print_plan(rows, f"{example.title}, rules {rules}")
 
 
 @app.command()
 def doctor(
+    input: ExampleArgument = None,
     model: ModelOption = "demo",
     weights: WeightsOption = None,
     rules: RulesOption = "auto",
@@ -240,30 +233,32 @@ def doctor(
     std: StdOption = None,
     device: DeviceOption = "cpu",
     seed: Annotated[int, typer.Option(metavar="N", help="Of the random inputs.")] = 0,
+    rate: RateOption = None,
+    channels: ChannelsOption = 0,
     json: JsonOption = False,
 ) -> None:
     """Ask whether relprop holds its promises on a model: a line each, with its figure; exit code 1 where one fails.
 
-    The inputs are drawn around the bundled photograph.
+    The inputs are drawn around the one that is given: noise is added to real numbers, and tokens are shuffled.
 
     \b
     Examples:
       relprop doctor
       relprop doctor --model resnet18 --weights random --rules epsilon_plus_flat
       relprop doctor --model nets:make --size 64 --json
+      relprop doctor "a dull film" --model FOLDER
+      relprop doctor recording.wav --model nets:make --rate 16000
     """
     with printing.reporting():
-        loaded = load_named(model, weights, size, mean, std, None, device)
-        how = loaded.preprocessing
-        photograph = how.tensor(how.crop(open_photograph(DEMO / "cat.jpg")))[None]
-        example = photograph.to(device=device, dtype=loaded.dtype())
+        example = example_of(input, model, weights, size, mean, std, device, rate, channels)
+        loaded = example.loaded
         with printing.progress() as bar:
             task = bar.add_task("examining", total=len(CHECKS))
 
             def show(check: str) -> None:
                 bar.update(task, advance=1, description=check)
 
-            report = examine(loaded.model, example, rules=rules, seed=seed, progress=show)
+            report = examine(loaded.model, example.inputs, rules=rules, seed=seed, progress=show)
         if json:
             content = {
                 "model": loaded.name,
@@ -274,7 +269,7 @@ def doctor(
             }
             printing.print_json("doctor", content)
         else:
-            printing.print_report(report, f"{loaded.name}, weights {loaded.weights}, rules {rules}")
+            printing.print_report(report, f"{example.title}, rules {rules}")
         if not report.healthy:
             raise typer.Exit(1)
 

@@ -75,6 +75,32 @@ ClassesOption = Annotated[
     typer.Option(metavar="FILE", help="Names of the model's outputs, one a line.", show_default=False),
 ]
 DeviceOption = Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps.")]
+ExampleArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="INPUT",
+        help="A photograph, a recording, or a text where --model is a folder saved by transformers. Default: a bundled"
+        " photograph; for such a folder a sentence, or a second of noise.",
+        show_default=False,
+    ),
+]
+RateOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="HZ",
+        help="Samples a second that the model takes. Default: its own, else the recording's.",
+        show_default=False,
+    ),
+]
+ChannelsOption = Annotated[
+    int,
+    typer.Option(
+        metavar="0|1",
+        min=0,
+        max=1,
+        help="A recording goes in as (1, samples), or with 1 as (1, 1, samples).",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable results on stdout.")]
 
 

@@ -10,13 +10,13 @@ from typing import Any
 from torch import Tensor
 
 from relprop import Explainer, Explanation
-from relprop.audio import Recording, open_recording
+from relprop.audio import Recording
 from relprop.cli import printing
+from relprop.cli.examples import heard
 from relprop.cli.photos import places
 from relprop.errors import InvalidInput
-from relprop.models import Loaded, features_of, listener, load, source_of, usable
+from relprop.models import Loaded
 from relprop.targets import main_output
-from relprop.text import is_folder, labels_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,29 +74,12 @@ def run(asked: Heard, out: Path | None, json: bool) -> None:
 
 def listened(asked: Heard, file: Path, picture: Path) -> Listened:
     """The recording, explained."""
-    source = source_of(asked.model)[0] if not is_folder(asked.model) else "folder"
-    if source not in ("folder", "code"):
-        raise InvalidInput(
-            f"model: {asked.model} takes photographs, not recordings\n"
-            "  do: give a folder saved by transformers, or package.module:callable"
-        )
-    if source == "folder":
-        model, features, own = listener(asked.model)
-        model = model.to(usable(asked.device))
-        loaded = Loaded(model, type(model).__name__, f"of the folder {asked.model}", classes=labels_of(model))
-        recording = open_recording(file, own if asked.rate is None else asked.rate)
-        inputs: Any = features_of(model, features, recording, asked.device)
-        name = getattr(model, "main_input_name", "input_values")
-        name = name if name in inputs else next(iter(inputs))
-    else:
-        loaded = load(asked.model, asked.weights, classes=asked.classes, device=asked.device)
-        recording = open_recording(file, asked.rate)
-        inputs = recording.samples.to(asked.device, loaded.dtype())[None]
-        inputs = inputs[:, None] if asked.channels else inputs
-        name = ""
+    example = heard(file, asked.model, asked.weights, asked.device, asked.rate, asked.channels, asked.classes)
+    loaded = example.loaded
+    assert example.recording is not None
     explainer = Explainer(loaded.model, asked.rules, asked.method)
-    explanation = explainer(inputs, loaded.target(asked.target))
-    return Listened(file, recording, loaded, explanation, name, picture)
+    explanation = explainer(example.inputs, loaded.target(asked.target))
+    return Listened(file, example.recording, loaded, explanation, example.source, picture)
 
 
 def draw(found: Listened) -> None:
