@@ -75,6 +75,20 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     assert len(asked) == 10  # other weights: nothing of it holds any more
 
 
+def test_more_samples_take_up_the_work_that_is_done(tmp_path: Path) -> None:
+    model, data = model_and_data()
+    asked: list[int] = []
+
+    def counting(model: Any, inputs: Tensor, target: Any) -> Tensor:
+        asked.append(len(inputs))
+        return inputs
+
+    bounded = ev.Data(data.inputs if isinstance(data, ev.Data) else data, bounds=(-9.0, 9.0))
+    for count in (4, 8):
+        ev.compare(model, bounded.part(0, count), {"own": counting}, METRICS, perturbation=SETTINGS, batch_size=4, store=tmp_path)  # fmt: skip
+    assert asked == [4, 4]
+
+
 def test_the_table_orders_methods_and_says_what_is_real() -> None:
     model, data = model_and_data(40)
     found = ev.compare(model, data, METHODS, METRICS, perturbation=SETTINGS)

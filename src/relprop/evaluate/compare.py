@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -63,8 +62,9 @@ def compare(
     settings = dict(perturbation or {})
     if held.bounds is None and "bounds" not in settings:
         settings["bounds"] = _extremes(model, held)  # the same for every batch
-    source = torch.cat([leaf for leaf in pytree.tree_leaves(held.inputs) if isinstance(leaf, Tensor)][:1])
-    settings.setdefault("data", source)
+    names = {r for r in (one.get("replacement") for one in (settings, *asked.values())) if isinstance(r, str)}
+    if names & {"dataset", "noisy_linear"} or "road_gap" in asked:  # they look at all samples
+        settings.setdefault("data", _source(held))
     kept = Kept(None if store is None else Path(store), model, seed, settings, asked)
     starts = range(0, len(held), batch_size)
     total, done = len(starts) * len(chosen), 0
@@ -86,6 +86,11 @@ def compare(
     if progress is not None:
         progress(total, total, "done")
     return _joined(chosen, asked, units, {"seed": seed, "batch_size": batch_size, "samples": len(held), "perturbation": described(settings), "options": {n: described(o) for n, o in asked.items()}, "specs": {m.name: m.spec for m in chosen}})  # fmt: skip
+
+
+def _source(data: Data) -> Tensor:
+    """All samples of the first input."""
+    return next(leaf for leaf in pytree.tree_leaves(data.inputs) if isinstance(leaf, Tensor))
 
 
 def asked_of(
