@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from functools import partial
 from typing import Any
 
@@ -9,7 +10,9 @@ import torch
 from torch import Tensor
 
 from relprop.engine.analyse import values_of
-from relprop.engine.graph import Meta, Node, Ref, replace_refs, value_of
+from relprop.engine.graph import Meta, Node, Ref, parents, replace_refs, value_of
+from relprop.engine.ops import OPS
+from relprop.engine.propagate import Program
 from relprop.engine.step import Layout
 from relprop.explain.captured import Captured, leaves_of
 from relprop.explain.explainer import Part
@@ -21,12 +24,15 @@ from relprop.explain.start import Forward
 def repeated(part: Part, model: Any, passed: Forward, count: int, position: int = 0) -> dict[str, Any] | None:
     """The values of a forward pass over all samples `count` times over (sample b of round k is number k·B + b).
 
-    `position`: how many nodes the walk has passed already (`Walk.position`), whose values it reads no more. What is computed from data is copied; only what is not (sizes, masks, positions) is computed anew. None where that
+    `position`: how many nodes the walk has passed already (`Walk.position`), whose values it reads no more. What is computed
+    from data is copied, and of one sample, where its readers do not mind, only seen as many; what is not (sizes, masks,
+    positions) is computed anew. None where that
     does not give all that the walk reads: then a forward pass over repeated inputs does.
     """
-    captured, _, args, kwargs, _ = part
+    captured, program, args, kwargs, _ = part
     if not captured.graph.batched:
         return None
+    shared = _shared(program) if passed.batch == 1 else frozenset[Ref]()
     new: dict[str, Any] = {}
     leaves = leaves_of(model, captured.graph, args, kwargs)
     nodes = captured.graph.nodes
@@ -40,7 +46,7 @@ def repeated(part: Part, model: Any, passed: Forward, count: int, position: int 
                 layout = _layout(captured, node, Ref(node.name))
                 new[node.name] = times(leaves[node.name], layout, passed.batch, count)
             elif _carries(captured, node) and not _of_whole_numbers(node):
-                _copy(captured, node, passed, count, new)
+                _copy(captured, node, passed, count, new, shared)
             else:
                 new[node.name] = _anew(captured, node, passed.batch * count, new)
         except _Unknown:
@@ -72,18 +78,21 @@ def _part(values: dict[str, Any], ref: Ref) -> Any:
     return value_of(values, ref)
 
 
-def _copy(captured: Captured, node: Node, passed: Forward, count: int, new: dict[str, Any]) -> None:
+def _copy(
+    captured: Captured, node: Node, passed: Forward, count: int, new: dict[str, Any], shared: Set[Ref]
+) -> None:
     """The value of a node, and what it remembers, with the samples repeated."""
     if node.name in passed.values:
         held = passed.values[node.name]
         if isinstance(node.meta, tuple):
             refs = values_of(node)
             new[node.name] = type(held)(
-                times(value, _layout(captured, node, ref), passed.batch, count)
+                _times(value, _layout(captured, node, ref), passed.batch, count, ref in shared)
                 for ref, value in zip(refs, held, strict=True)
             )
         else:
-            new[node.name] = times(held, _layout(captured, node, Ref(node.name)), passed.batch, count)
+            ref = Ref(node.name)
+            new[node.name] = _times(held, _layout(captured, node, ref), passed.batch, count, ref in shared)
     memory = f"{node.name} memory"
     if memory in passed.values:
         ref = values_of(node)[0]
@@ -91,6 +100,33 @@ def _copy(captured: Captured, node: Node, passed: Forward, count: int, new: dict
         if not isinstance(kept, Tensor) or kept.shape != shape_of(captured, ref, passed.batch).shape:
             raise _Unknown
         new[memory] = times(kept, _layout(captured, node, ref), passed.batch, count)
+
+
+_BROADCAST = ("linear", "convolution", "batch_norm", "addition", "activation", "product", "norm", "softmax")
+"""Kinds of operations that read a value of one sample, seen as many, as they read any other."""
+
+
+def _shared(program: Program) -> frozenset[Ref]:
+    """The values that need no copies: nothing reads them in the walk that would look at their memory."""
+    found: set[Ref] = set()
+    barred: set[Ref] = set()
+    for node in program.graph.nodes:
+        row = OPS.get(node.operation)
+        if row is None or node.name not in program.rules:
+            continue
+        place = found if row.kind in _BROADCAST else barred
+        if row.reads in ("inputs", "both"):
+            place.update(parents(node))
+        if row.reads in ("output", "both"):
+            place.update(values_of(node))
+    return frozenset(found - barred)
+
+
+def _times(value: Any, layout: Layout | None, batch: int, count: int, shared: bool) -> Any:
+    """`times`, of one sample without a copy where its many readers may share its memory."""
+    if shared and layout == Layout(0, 1) and batch == 1 and isinstance(value, Tensor):
+        return value.expand(count, *value.shape[1:])
+    return times(value, layout, batch, count)
 
 
 def _layout(captured: Captured, node: Node, ref: Ref) -> Layout | None:

@@ -24,6 +24,9 @@ from relprop.explain.start import Forward
 SAMPLES = {"cpu": 8, "cuda": 64}
 """How many samples a walk may have, by device, before it stops to pay to take another one in."""
 
+SHARED = {"cpu": 16, "cuda": 64}
+"""The same for walks of one sample, which share its values."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -39,7 +42,8 @@ def walks(
     """All walks, each from its own seeds, or on from the `trunk` that they share; in the order given."""
     results: list[Walk] = []
     alone = any(mask.alone for one in wanted for mask in one.masks.values())
-    at_once = 1 if alone else max(1, SAMPLES.get(_device(passed), 1) // passed.batch)
+    few = SHARED if passed.batch == 1 else SAMPLES
+    at_once = 1 if alone else max(1, few.get(_device(passed), 1) // passed.batch)
     position = 0 if trunk is None else trunk.position
     for chosen, values in rounds(explainer, part, passed, len(wanted), at_once, position):
         some = [wanted[i] for i in chosen]

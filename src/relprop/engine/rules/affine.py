@@ -142,8 +142,9 @@ def owned(result: Tensor, *others: Tensor) -> bool:
 
 def scaled(x: Tensor, shares: Tensor, s: Tensor) -> Tensor:
     """x · shares, the adjoint of s, written over `shares` where no other tensor has that memory."""
-    same = shares.shape == x.shape and shares.dtype == x.dtype
-    return shares.mul_(x) if same and owned(shares, x, s) else x * shares
+    fits = shares.dtype == x.dtype and x.dim() == shares.dim()
+    fits = fits and all(own in (1, size) for own, size in zip(x.shape, shares.shape, strict=True))
+    return shares.mul_(x) if fits and owned(shares, x, s) else x * shares
 
 
 class Quotient(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from relprop.engine.graph import Ref
 from relprop.engine.ops.linear.settings import convolution_of
-from relprop.engine.rules import RULES, Affine, Product, Result, Rule
+from relprop.engine.rules import RULES, Affine, LinearRule, Product, Result, Rule
 from relprop.engine.rules.weights import by_weight
-from relprop.engine.step import Shares, Step
+from relprop.engine.step import Layout, Shares, Step
 
 Linear = Callable[[Tensor, Tensor | None], Tensor]
 """A function of a tensor and a weight that is linear in the tensor."""
@@ -99,6 +99,34 @@ def linear_map(
         paired=weight is not None and _pairs(step, x.value, weight.value),
         batch=step.batch,
     )
+
+
+def is_shared(step: Step, x: Operand) -> bool:
+    """Whether x is one sample that several walks share: seen as many of them, without copies."""
+    assert x.ref is not None
+    relative = isinstance(step.rule, LinearRule) and step.rule.stabiliser == "relative"
+    first = step.layout_of(x.ref) == step.layout_of(Ref(step.node.name)) == Layout(0, 1)
+    seen = x.value.dim() > 1 and x.value.shape[0] == step.batch > 1 and x.value.stride(0) == 0
+    return first and seen and not relative
+
+
+def one_for_all(
+    step: Step,
+    x: Operand,
+    weight: Operand | None,
+    bias: Tensor | None,
+    output: Tensor,
+    apply: Linear,
+    transpose: Linear,
+) -> Affine:
+    """`linear_map` of a sample that several walks share: what depends on it alone is computed once, and broadcasts to the
+    relevance, which has a row for every walk."""
+    f = linear_map(step, Operand(x.ref, x.value[:1]), weight, bias, output[:1], apply, transpose)
+
+    def account(values: Tensor) -> Tensor:
+        return step.account(values.expand(step.batch, *values.shape[1:]))
+
+    return replace(f, account=account)
 
 
 def _pairs(step: Step, x: Tensor, weight: Tensor) -> bool:

@@ -16,8 +16,10 @@ from relprop.engine.ops.linear.maps import (
     Linear,
     Operand,
     adjoint,
+    is_shared,
     linear_map,
     obeyed,
+    one_for_all,
     operand,
 )
 from relprop.engine.ops.table import Operation, rows
@@ -62,9 +64,8 @@ def multilinear(
         return [None] * len(factors), Shares(to_bias, absorbed)
     if len(data) == 1:
         place = data[0]
-        f = linear_map(
-            step, factors[place], *_one_weight(factors, place, operator, constant, output, transpose)
-        )
+        map_of = one_for_all if _is_shared(step, factors, place) else linear_map
+        f = map_of(step, factors[place], *_one_weight(factors, place, operator, constant, output, transpose))
         rule = step.rule if isinstance(step.rule, LinearRule) else Epsilon()
         other = next((factor.ref for i, factor in enumerate(factors) if i != place), None)
         share, more = obeyed(step, rule, f, relevance, other, None if bias is None else _given(step, bias[0]))
@@ -79,6 +80,13 @@ def multilinear(
     for reason, amount in more.items():
         add(absorbed, reason, amount)
     return shares, Shares(to_bias, absorbed)
+
+
+def _is_shared(step: Step, factors: Sequence[Operand], place: int) -> bool:
+    """Whether several walks share the one sample of a factor, and its weight is of no sample."""
+    weights = [factor.ref for i, factor in enumerate(factors) if i != place]
+    own = all(ref is not None and step.parameters(ref) for ref in weights)
+    return own and len(weights) == 1 and is_shared(step, factors[place])
 
 
 def _one_weight(

@@ -37,8 +37,8 @@ class Convolution:
         batched = x.dim() == len(self.stride) + 2
         like, v = self._padded(x if batched else x[None]), v if batched else v[None]
         channels = like.shape[1] if self.transposed or w is None else w.shape[1] * self.groups
-        if channels != like.shape[1]:  # only its size matters
-            like = like.new_empty(like.shape[0], channels, *like.shape[2:])
+        if (v.shape[0], channels) != like.shape[:2] or not like.is_contiguous():  # only its size matters
+            like = like.new_empty(v.shape[0], channels, *like.shape[2:])
         grad: Tensor = aten.convolution_backward(v, like, w, None, *self._rest(), [True, False, False])[0]
         if any(self.sides):
             grad = aten.constant_pad_nd(grad, [-side for side in self.sides], 0)
