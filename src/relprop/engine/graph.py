@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from operator import itemgetter
 from typing import Any, Literal
 
@@ -156,10 +157,15 @@ class Graph:
 def name_of(function: Callable[..., Any]) -> str:
     """The printed name of an operation: `aten.relu.default`, `python getitem`, `relprop.padded_conv`."""
     if isinstance(function, torch._ops.OpOverload):
-        return str(function)
+        return _printed(function)
     module = getattr(function, "__module__", "") or ""
     prefix = "relprop." if module.startswith("relprop") else "python "
     return prefix + str(getattr(function, "__name__", function))
+
+
+@cache
+def _printed(function: torch._ops.OpOverload[Any, Any]) -> str:
+    return str(function)
 
 
 def refs(structure: Any) -> Iterator[Ref]:

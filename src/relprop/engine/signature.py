@@ -3,7 +3,6 @@ graphs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -55,7 +54,7 @@ def structure_of(model: Any) -> Any:
                 parts.append((name, _kind(value)))
             elif name != "_modules":
                 parts.append(name)
-                parts += _setting(value, _DEPTH)
+                _add_setting(parts, value, _DEPTH)
     return hash(tuple(parts))
 
 
@@ -63,25 +62,30 @@ def _kind(tensor: Tensor | None) -> Any:
     return None if tensor is None else (tensor.dtype, tensor.shape, tensor.device)
 
 
-def _setting(value: Any, depth: int) -> Iterator[Any]:
+_PLAIN = frozenset((type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device))
+
+
+def _add_setting(parts: list[Any], value: Any, depth: int) -> None:
     """Hashable pieces of an attribute: numbers by value, tensors and functions by identity, containers by
     their contents."""
-    if value is None or isinstance(value, (bool, int, float, complex, str, bytes, torch.dtype, torch.device)):
-        yield type(value)
-        yield value
+    kind = type(value)
+    if kind in _PLAIN or isinstance(value, (int, float, complex, str, bytes)):
+        parts += (kind, value)
     elif isinstance(value, Tensor):
-        yield id(value), None if value.is_inference() else value._version, value.data_ptr(), _kind(value)
+        parts.append(
+            (id(value), None if value.is_inference() else value._version, value.data_ptr(), _kind(value))
+        )
     elif isinstance(value, torch.nn.Module) or callable(value) or depth == 0:
-        yield id(value)
+        parts.append(id(value))
     elif isinstance(value, (list, tuple, set, frozenset)):
-        yield type(value), len(value)
+        parts += (kind, len(value))
         for item in value:
-            yield from _setting(item, depth - 1)
+            _add_setting(parts, item, depth - 1)
     elif isinstance(value, dict):
-        yield type(value), len(value)
+        parts += (kind, len(value))
         for key, item in value.items():
-            yield from _setting(key, depth - 1)
-            yield from _setting(item, depth - 1)
+            _add_setting(parts, key, depth - 1)
+            _add_setting(parts, item, depth - 1)
     else:
-        yield type(value), id(value)
-        yield from _setting(getattr(value, "__dict__", None), depth - 1)
+        parts += (kind, id(value))
+        _add_setting(parts, getattr(value, "__dict__", None), depth - 1)
