@@ -3,6 +3,7 @@ graphs."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -50,6 +51,8 @@ def structure_of(model: Any) -> Any:
                     (key, _kind(tensor), order.setdefault(id(tensor), len(order)))
                     for key, tensor in value.items()
                 ]
+            elif type(value) in _PLAIN or (type(value) in _CONTAINERS and not value):  # nearly all of them
+                parts += (name, type(value), value if type(value) in _PLAIN else 0)
             elif isinstance(value, Tensor):
                 parts.append((name, _kind(value)))
             elif name != "_modules":
@@ -63,6 +66,8 @@ def _kind(tensor: Tensor | None) -> Any:
 
 
 _PLAIN = frozenset((type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device))
+
+_CONTAINERS = frozenset((dict, OrderedDict, set, list, tuple))
 
 
 def _add_setting(parts: list[Any], value: Any, depth: int) -> None:
