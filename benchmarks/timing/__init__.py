@@ -1,0 +1,1 @@
+"""What the command `benchmarks/speed.py` measures, and how."""

@@ -1,0 +1,202 @@
+"""The figures that are promised: what is measured, its target, and whether it is met."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+import relprop
+from timing.clock import Ratio, ratios, seconds
+from timing.memory import peak
+from timing.rivals import PRESETS
+from timing.rivals import calls as rival_calls
+from timing.subjects import ALL, CONVOLUTIONAL, IMAGES, Subject, subject
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to measure: where, with how many threads and rounds, on inputs of what size."""
+
+    device: str = "cpu"
+    threads: int = 2
+    rounds: int = 7
+    batch: int = 2
+    size: int = 224
+    length: int = 256
+    models: tuple[str, ...] = ALL
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One line of the table. `least` says that the target is a least, not a most; None: nothing was promised."""
+
+    what: str
+    model: str
+    figure: float
+    unit: str
+    target: float | None = None
+    least: bool = False
+    detail: dict[str, Any] | None = None
+
+    def met(self, slack: float = 1.0) -> bool:
+        """Whether the target is kept, with `slack` times as much allowed."""
+        if self.target is None:
+            return True
+        return self.figure * slack >= self.target if self.least else self.figure <= self.target * slack
+
+    @property
+    def verdict(self) -> str:
+        return "" if self.target is None else "met" if self.met() else "missed"
+
+
+def rules_of(name: str) -> dict[str, float]:
+    """The presets that are timed on a model, with the multiple of gradient × input that each is to stay below."""
+    if name == "lstm":
+        return {"lrp_all": 1.5}
+    if name == "decoder":
+        return {"attn_lrp": 1.3}
+    found = {"epsilon": 1.1}
+    if name in CONVOLUTIONAL:
+        found |= {"epsilon_plus_flat": 1.5, "epsilon_gamma_box": 1.5, "epsilon_alpha2_beta1": 2.0}
+    return found | ({"attn_lrp": 1.3} if name == "vit_b_16" else {})
+
+
+def speed(of: Subject, given: Settings) -> Iterator[Figure]:
+    """An explanation as a multiple of gradient × input, and the audit's share of it."""
+    targets = rules_of(of.name)
+    calls = {rules: of.call(rules) for rules in targets}
+    first = next(iter(targets))
+    calls["without audit"] = of.call(first, audit=False)
+    found = ratios(of.gradient, calls, given.rounds, given.device)
+    for rules, target in targets.items():
+        yield _figure(rules, of.name, found[rules], target)
+    whole, rest = found[first], found["without audit"]
+    yield Figure("audit's share", of.name, 100 * (1 - rest.median / whole.median), "%", 3.0)
+
+
+def ten_targets(of: Subject, given: Settings) -> Iterator[Figure]:
+    """Ten targets of one input, from one forward pass, as a multiple of one gradient × input call."""
+    one = subject(of.name, given.device, 1, given.size)
+    explainer = one.explainer("epsilon")
+    calls = {"ten": lambda: explainer.explain_targets(one.inputs, list(range(10)))}
+    found = ratios(one.gradient, calls, min(3, given.rounds), given.device)
+    yield _figure("epsilon, 10 targets of one input", of.name, found["ten"], 6.0)
+
+
+def memory(of: Subject, given: Settings) -> Iterator[Figure]:
+    """The peak of memory during a call, as a multiple of gradient × input's."""
+    keys = ("device", "threads", "batch", "size", "length")
+    settings = {key: getattr(given, key) for key in keys}
+    base = peak(of.name, "gradient", **settings)
+    for rules in rules_of(of.name):
+        own = peak(of.name, rules, **settings)
+        target = 1.2 if rules == "epsilon" else 1.5
+        detail = {"gradient": base, "own": own}
+        yield Figure(f"peak memory, {rules}", of.name, own["peak"] / base["peak"], "×", target, detail=detail)
+
+
+def capture(of: Subject, given: Settings) -> Iterator[Figure]:
+    """Capture and plan as a multiple of a bare `torch.export`; and from the cache."""
+    args, kwargs = ((), of.inputs) if isinstance(of.inputs, dict) else ((of.inputs,), {})
+
+    def export() -> None:
+        torch.export.export(of.model, args, kwargs, strict=False)
+
+    def anew() -> None:
+        relprop.clear_cache()
+        of.explainer("epsilon", example=of.inputs)
+
+    anew()  # what is imported on first use
+    pairs = [(seconds(export, given.device), seconds(anew, given.device)) for _ in range(3)]
+    again = min(seconds(lambda: of.explainer("epsilon", example=of.inputs), given.device) for _ in range(3))
+    found = statistics.median(own / bare for bare, own in pairs)
+    detail = {"export_seconds": [bare for bare, _ in pairs], "capture_seconds": [own for _, own in pairs]}
+    yield Figure("capture and plan, over a bare torch.export", of.name, found, "×", 2.0, detail=detail)
+    yield Figure("capture and plan, from the cache", of.name, 1000 * again, "ms", 50.0)
+
+
+def rivals(of: Subject, given: Settings) -> Iterator[Figure]:
+    """How many times longer others take for the same explanation, where they are installed."""
+    calls = {f"relprop {rules}": of.call(rules) for rules in PRESETS} | rival_calls(of)
+    found = ratios(of.gradient, calls, min(3, given.rounds), given.device)
+    for name, ratio in found.items():
+        tool, _, rules = name.partition(" ")
+        if rules and tool != "relprop":
+            own = found[f"relprop {rules}"]
+            least = 1.0 if tool == "captum" else 1.8
+            detail = {"their ratio": ratio.median, "own ratio": own.median}
+            yield Figure(
+                f"{tool}'s time over relprop's, {rules}",
+                of.name,
+                ratio.median / own.median,
+                "×",
+                least,
+                True,
+                detail,
+            )
+
+
+def importing() -> Figure:
+    """What `import relprop` takes beyond `import torch`, in seconds of a processor: the least of five processes."""
+    code = (
+        "import time, torch; start = time.process_time(); import relprop; print(time.process_time() - start)"
+    )
+    times = [
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+        for _ in range(5)
+    ]
+    return Figure("import, beyond torch's", "", min(times), "s", 0.2)
+
+
+Measure = Callable[[Subject, Settings], Iterator[Figure]]
+PARTS: dict[str, tuple[Measure, tuple[str, ...]]] = {
+    "speed": (speed, ALL),
+    "targets": (ten_targets, ("vgg11", "resnet50", "efficientnet_lite0")),
+    "memory": (memory, ALL),
+    "capture": (capture, (*IMAGES, "decoder")),
+    "rivals": (rivals, ("vgg11", "resnet50")),
+}
+"""The parts of the table: a function and the models that it is asked of."""
+
+
+def every(parts: list[str], given: Settings) -> Iterator[Figure]:
+    """The figures asked for, model by model, as they come."""
+    if "import" in parts:
+        yield importing()
+    for name in given.models:
+        of = subject(name, given.device, given.batch, given.size, given.length)
+        for part in parts:
+            measure, models = PARTS.get(part, (None, ()))
+            if measure is not None and name in models:
+                yield from measure(of, given)
+        relprop.clear_cache()
+
+
+def line(figure: Figure) -> str:
+    """A figure as a line of the table."""
+    target = (
+        "" if figure.target is None else f"{'≥' if figure.least else '≤'} {figure.target:g} {figure.unit}"
+    )
+    number = f"{figure.figure:8.2f} {figure.unit}"
+    return f"{figure.model:19s} {figure.what:46s} {number:12s} {target:10s} {figure.verdict}".rstrip()
+
+
+def as_data(figures: list[Figure], given: Settings) -> dict[str, Any]:
+    """All figures with what they were measured on, for a JSON file."""
+    return {
+        "settings": asdict(given),
+        "versions": {"torch": torch.__version__, "relprop": relprop.__version__},
+        "measured": time.strftime("%Y-%m-%d"),
+        "figures": [asdict(figure) | {"verdict": figure.verdict} for figure in figures],
+    }
+
+
+def _figure(what: str, model: str, ratio: Ratio, target: float) -> Figure:
+    return Figure(what, model, ratio.median, "×", target, detail=asdict(ratio))
