@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from timing.figures import PARTS, Figure, Settings, as_data, every, line
 from timing.subjects import ALL
 
-QUICK = Settings(threads=1, rounds=3, size=112, models=("vgg11", "resnet50"))
+QUICK = Settings(threads=1, rounds=3, batch=1, size=96, models=("vgg11", "resnet50"))
 
 
 def main(arguments: list[str] | None = None) -> int:

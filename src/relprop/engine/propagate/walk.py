@@ -51,6 +51,7 @@ def walk(
     if release:
         values.clear()
     nodes = program.graph.nodes
+    behind = {relu: frozenset((relu,)) for relu in program.rectified.values()}  # read once more, further on
     while result.position < len(nodes):
         node = nodes[-1 - result.position]
         if node.name == until:
@@ -75,8 +76,9 @@ def walk(
                 _arrive(relevance, sums, ref, share, amount)
             book.enter(node, arrived, shares, passed, sums)
         if release:
-            held.pop(node.name, None)
-            held.pop(memory_of(node), None)
+            over = {node.name, program.rectified.get(node.name, node.name)} - behind.get(node.name, frozenset())
+            for name in (*over, memory_of(node)):
+                held.pop(name, None)
     return result
 
 
@@ -159,12 +161,14 @@ def step_of(
 
     facts = program.facts
     args, kwargs = replace_refs(node.args, value), replace_refs(node.kwargs, value)
-    output = values.get(node.name) if node.name in program.needs_output else None
+    place = program.rectified.get(node.name, node.name)
+    output = values.get(place) if node.name in program.needs_output else None
     function = node.function
     assert function is not None
     if half and output is not None:
         with torch.no_grad():
             output = function(*args, **kwargs)
+            output = output if place == node.name else output.clamp(min=0)
 
     def cached(ref: Ref, name: str, make: Callable[[], Any]) -> Any:
         return store.get((ref, name), make) if facts.lasts(ref.name) else make()
@@ -186,4 +190,5 @@ def step_of(
         memory=values.get(memory_of(node)),
         journal=journal,
         activated=program.activated.__contains__,
+        rectified=place != node.name,
     )

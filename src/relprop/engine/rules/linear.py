@@ -55,6 +55,8 @@ def gamma(rule: Gamma, f: Affine, relevance: Tensor) -> Result:
         bias = torch.where(z == 0, 0.0, bias)
         inner = inner + bias
     quotient = divided(rule, f, relevance, torch.where(z == 0, 0.0, inner), sign=z)
+    if negative is None and f.weight is not None and not f.paired and g:
+        return settled(rule, f, relevance, quotient, bias, _by_branch(f, g, positive, quotient.s, up, down))
     s_up, s_down = torch.where(up, quotient.s, 0.0), torch.where(down, quotient.s, 0.0)
     shares = _favoured(f, g, positive, negative, s_up, True)
     if f.x.device.type != "cpu" or bool(s_down.any()):  # on a GPU to look costs more than to add zeros
@@ -67,6 +69,8 @@ def _only_positive(rule: Gamma, f: Affine, relevance: Tensor) -> bool:
     plain = f.nonnegative and f.weight is not None and rule.bias == "absorb"
     if not (plain and rule.gamma and rule.epsilon and rule.stabiliser == "signed"):
         return False
+    if f.rectified:
+        return True
     # on a GPU to look costs more than the other branch
     return f.x.device.type == "cpu" and not bool(torch.where(f.output > 0, 0.0, relevance).any())
 
@@ -87,6 +91,16 @@ def _favoured(f: Affine, g: float, positive: Tensor, negative: Tensor | None, s:
     if negative is not None:
         shares = shares + negative * f.favour_transpose(s, g, positive=not up)
     return shares
+
+
+def _by_branch(f: Affine, g: float, positive: Tensor, s: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    """The shares of both branches for x ≥ 0 by two adjoints: w + γ w⁻ = (2 + γ) w − (w + γ w⁺)."""
+    signed = torch.where(up, s, torch.where(down, -s, 0.0))
+    shares = f.favour_transpose(signed, g, positive=True)
+    s_down = torch.where(down, s, 0.0)
+    if f.x.device.type != "cpu" or bool(s_down.any()):  # on a GPU to look costs more than to add zeros
+        shares = torch.add(shares, f.transpose(s_down, f.weight), alpha=2 + g)
+    return scaled(positive, shares, s)
 
 
 def _gamma_of_weights(rule: Gamma, f: Affine, relevance: Tensor) -> Result:

@@ -124,6 +124,9 @@ def stabilised(
 
     `index`: the part of the output that d and R are laid out like.
     """
+    if epsilon and step.rectified and d is step.output:
+        s = divided_in_place(relevance, d + epsilon)
+        return s, {"stabilizer": step.account(s, index) * epsilon}
     if epsilon:
         stabiliser = torch.copysign(d.new_full((), epsilon), d)
         s = divided_in_place(relevance, d + stabiliser)

@@ -1,0 +1,195 @@
+"""What makes the walk fast leaves its numbers as they are; and a small benchmark against gross regressions."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import relprop
+from relprop.engine.propagate import prepare, record, walk
+from relprop.engine.propagate.weights import Weights, row_sums
+from relprop.explain.captured import leaves_of
+
+ROOT = Path(__file__).parent.parent
+PRESETS = (
+    "epsilon",
+    "epsilon_plus",
+    "epsilon_plus_flat",
+    "epsilon_alpha2_beta1",
+    "auto",
+    "deep_taylor",
+    "zennit/epsilon_plus_flat",
+    "innvestigate/lrp_sequential_preset_a",
+)
+
+
+class Residual(nn.Module):
+    """Convolutions behind and in front of ReLUs, a sum, poolings, linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Conv2d(n, 8, 3, padding=1) for n in (3, 8, 8))
+        self.norm, self.pool = nn.BatchNorm2d(8), nn.MaxPool2d(2)
+        self.head, self.last = nn.Linear(8 * 9, 12), nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, 12, 12) to (B, 5)."""
+        y = torch.relu(self.norm(self.a(x)))
+        y = torch.relu(self.b(y) + y)
+        y = nn.functional.avg_pool2d(self.pool(torch.relu(self.c(y))), 2)
+        return self.last(torch.relu(self.head(y.flatten(1))))
+
+
+def residual() -> nn.Module:
+    torch.manual_seed(3)
+    return Residual().double().eval()
+
+
+def example(batch: int = 1) -> Tensor:
+    return torch.randn(batch, 3, 12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("rules", PRESETS)
+def test_relevance_is_the_same_whether_outputs_are_read_behind_their_relu_or_not(
+    rules: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, x = residual(), example(3)
+    explainer = relprop.Explainer(model, rules)
+    found = explainer(x)
+    _, program = explainer.program((x,), {})
+    module = importlib.import_module("relprop.engine.propagate.program")
+    monkeypatch.setattr(module, "rectified", lambda *_: {})
+    relprop.clear_cache()
+    plain = relprop.Explainer(model, rules)(x)
+    assert torch.allclose(found.relevance, plain.relevance, rtol=0, atol=1e-13)
+    assert found.audit is not None and plain.audit is not None
+    assert found.audit.absorbed.keys() == plain.audit.absorbed.keys()
+    if rules == "epsilon":
+        assert len(program.rectified) == 4  # a (its norm folded), the sum, c and the head
+
+
+def test_an_output_is_read_as_it_is_where_relevance_may_reach_its_zeros() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    epsilon, last = relprop.rules.Epsilon(), relprop.rules.Flat()
+    flat = relprop.Composite([("0", epsilon), ("2", epsilon), ("4", last)])
+    x = torch.randn(2, 4)
+    _, program = relprop.Explainer(net, flat).program((x,), {})
+    assert list(program.rectified) == ["linear"]  # what the flat rule reads hands relevance to zeros
+    spread = relprop.rules.Epsilon(bias="distribute")
+    _, program = relprop.Explainer(net, spread).program((x,), {})
+    assert not program.rectified
+
+
+@pytest.mark.parametrize("rules", PRESETS)
+def test_targets_that_share_one_sample_are_explained_as_if_alone(rules: str) -> None:
+    explainer = relprop.Explainer(residual(), rules)
+    together = explainer.explain_targets(example(), [0, 1, 2, 3, 4])
+    for target, found in enumerate(together):
+        alone = explainer(example(), target)
+        assert torch.allclose(found.relevance, alone.relevance, rtol=0, atol=1e-12)
+        assert found.audit is not None and alone.audit is not None
+        for reason, amount in alone.audit.absorbed.items():
+            assert torch.allclose(found.audit.absorbed[reason], amount, rtol=0, atol=1e-12)
+
+
+def test_values_of_one_sample_are_not_copied_for_its_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    repeated = importlib.import_module("relprop.explain.repeated")
+    made: list[Tensor] = []
+    monkeypatch.setattr(
+        repeated, "times", lambda value, *_, own=repeated.times: made.append(value) or own(value, *_)
+    )
+    relprop.Explainer(residual(), "epsilon").explain_targets(example(), [0, 1, 2])
+    large = [value for value in made if isinstance(value, Tensor) and value.shape == (1, 8, 12, 12)]
+    assert len(large) <= 1  # what the max pooling reads; three others are shared
+
+
+def test_the_walk_frees_the_values_that_it_has_passed() -> None:
+    explainer, x = relprop.Explainer(residual(), "epsilon"), example()
+    captured, program = explainer.program((x,), {})
+    values = record(program, leaves_of(explainer.model, captured.graph, (x,), {}), captured.store)
+    (ref,) = captured.graph.outputs()
+    walk(program, values, {ref: values[ref.name].clone()}, captured.store, 1, release=True)
+    assert not values
+
+
+def test_the_forward_pass_keeps_one_value_for_an_operation_and_its_relu() -> None:
+    explainer, x = relprop.Explainer(residual(), "epsilon"), example()
+    captured, program = explainer.program((x,), {})
+    values = record(program, leaves_of(explainer.model, captured.graph, (x,), {}), captured.store)
+    assert program.rectified and not values.keys() & program.rectified.keys()
+
+
+def test_only_weights_that_something_was_computed_from_are_compared() -> None:
+    weights = {"w": torch.randn(3, 4), "v": torch.randn(2, 2), "u": torch.randn(5)}
+    store = Weights()
+    store._sources = {"w": frozenset({"w"}), "v": frozenset({"v"}), "u": frozenset({"u"})}
+    store.fresh(weights)
+    from relprop.engine.graph import Ref
+
+    store.get((Ref("w"), "square"), lambda: weights["w"].square())
+    store.get((Ref("v"), "view"), lambda: weights["v"].t())
+    assert list(store._sums) == ["w"]
+    weights["v"].data[0] += 1  # a view shows it
+    store.fresh(weights)
+    assert store._values
+    weights["w"].data[0, 0] += 1
+    store.fresh(weights)
+    assert not store._values
+    assert torch.equal(row_sums(torch.tensor(3.0)), torch.tensor([3.0]))
+
+
+class Attending(nn.Module):
+    """A transformer's block over steps of a series."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=True)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, 16) to (B, 3)."""
+        return self.head(self.block(x).mean(1))
+
+
+NETWORKS = [(residual, (2, 3, 12, 12)), (lambda: Attending().eval(), (2, 5, 16))]
+
+
+@pytest.mark.parametrize(("make", "shape"), NETWORKS, ids=["convolutions", "attention"])
+@pytest.mark.parametrize("rules", ["epsilon", "epsilon_plus", "epsilon_alpha2_beta1", "auto", "attn_lrp"])
+def test_off_the_cpu_nothing_on_the_way_reads_a_value(
+    make: object, shape: tuple[int, ...], rules: str
+) -> None:
+    """Tensors without values stand for a device that would have to be waited for: reading one raises."""
+    model = make()  # type: ignore[operator]
+    x = torch.randn(shape, dtype=next(model.parameters()).dtype)
+    explainer = relprop.Explainer(model, rules)
+    captured, program = explainer.program((x,), {})
+    leaves = leaves_of(explainer.model, captured.graph, (x,), {})
+    away = {name: value.to("meta") if isinstance(value, Tensor) else value for name, value in leaves.items()}
+    store = Weights()
+    store._weights = {}
+    values = record(program, away, store)
+    (ref,) = captured.graph.outputs()
+    way = walk(program, values, {ref: values[ref.name].clone()}, store, 2)
+    assert all(relevance.is_meta for relevance in way.inputs.values()) and way.entries
+
+
+def test_the_plan_without_rules_reads_nothing_behind_a_relu() -> None:
+    explainer, x = relprop.Explainer(residual(), "epsilon"), example()
+    captured, program = explainer.program((x,), {})
+    bare = prepare(captured.graph, captured.facts, relprop.Plan((), program.plan.composite))
+    assert program.rectified and not bare.rectified
+
+
+def test_no_gross_regression_of_speed() -> None:
+    """Two models, three rounds: fails where an explanation takes more than twice what is promised."""
+    command = [sys.executable, str(ROOT / "benchmarks" / "speed.py"), "--quick"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
