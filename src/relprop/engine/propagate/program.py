@@ -35,7 +35,7 @@ def prepare(graph: Graph, facts: Facts, plan: Plan, keep: Iterable[Ref] = ()) ->
     """Work out what the passes need to know of a planned graph."""
     rules = {row.name: row.rule for row in plan if row.rule is not None}
     kept: set[Ref] = set(keep) | set(graph.outputs())
-    behind = rectified(graph, facts, rules)
+    behind = {name: relu for name, relu in rectified(graph, facts, rules).items() if Ref(name) not in kept}
     needs_output: set[str] = set()
     for node in graph.nodes:
         if node.name not in rules:
