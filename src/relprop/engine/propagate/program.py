@@ -28,7 +28,9 @@ class Program:
     statistics: frozenset[tuple[Ref, Ref]]
     needs_output: frozenset[str]
     activated: frozenset[Ref] = frozenset()
-    rectified: Mapping[str, str] = field(default_factory=dict)  # operations whose output is read behind this ReLU
+    rectified: Mapping[str, str] = field(
+        default_factory=dict
+    )  # operations whose output is read behind this ReLU
 
 
 def prepare(graph: Graph, facts: Facts, plan: Plan, keep: Iterable[Ref] = ()) -> Program:

@@ -76,7 +76,9 @@ def walk(
                 _arrive(relevance, sums, ref, share, amount)
             book.enter(node, arrived, shares, passed, sums)
         if release:
-            over = {node.name, program.rectified.get(node.name, node.name)} - behind.get(node.name, frozenset())
+            over = {node.name, program.rectified.get(node.name, node.name)} - behind.get(
+                node.name, frozenset()
+            )
             for name in (*over, memory_of(node)):
                 held.pop(name, None)
     return result
