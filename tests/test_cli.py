@@ -633,7 +633,6 @@ def test_importing_relprop_imports_nothing_of_the_command_line(tmp_path: Path) -
         "timm",
         "safetensors",
         "relprop.cli",
-        "relprop.data",
     ]
     code = f"import sys, relprop; print([name for name in {heavy} if name in sys.modules])"
     assert process("-c", code, cwd=tmp_path).stdout == "[]\n"

@@ -508,6 +508,30 @@ def test_bias_that_is_data_is_a_summand() -> None:
         assert largest(a, b) <= SAME
 
 
+class Decay(nn.Module):
+    """The decay between every two steps, exp(g_i − g_j) for i ≥ j, as gated linear attention has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Linear(4, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        g = self.gate(x).cumsum(1)
+        decay = (g[:, :, None] - g[:, None, :]).tril().exp().tril()
+        return (decay * g[:, None, :]).sum(1)
+
+
+def test_a_step_taken_from_itself_leaves_nothing_to_share() -> None:
+    torch.manual_seed(0)
+    model = Decay().eval()
+    x = torch.randn(3, 4)
+    found, exact = relprop.explain(model, x, 2), relprop.explain(model.double(), x.double(), 2)
+    assert found.audit is not None and found.audit.closes
+    assert float(found.audit.magnitude.max()) < 1e3  # not 1/ε
+    assert bool((found.audit.absorbed["undistributed"] != 0).all())
+    torch.testing.assert_close(found.relevance.double(), exact.relevance, rtol=1e-3, atol=1e-4)
+
+
 # ---------------------------------------------------------------- operations from outside
 
 CALLS: list[int] = []

@@ -570,7 +570,7 @@ def test_the_command_runs_resumes_and_prints(
         assert words in shown and "Traceback" not in shown and shown.count("error:") == 1
     assert main(["run", "--store", "t"]) == 2 and "--data" in capsys.readouterr().err
     held = stores.open(tmp_path / "s")
-    assert held.attributes["command"].startswith("relprop ") and held.done.all()
+    assert held.attributes["command"].startswith("relprop") and held.done.all()
 
 
 # ---------------------------------------------------------------- clusters

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import relprop
-from relprop.engine.propagate import prepare, record, walk
+from relprop.engine.propagate import record, walk
 from relprop.engine.propagate.weights import Weights, row_sums
 from relprop.explain.captured import leaves_of
 
@@ -56,37 +56,6 @@ def example(batch: int = 1) -> Tensor:
 
 
 @pytest.mark.parametrize("rules", PRESETS)
-def test_relevance_is_the_same_whether_outputs_are_read_behind_their_relu_or_not(
-    rules: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, x = residual(), example(3)
-    explainer = relprop.Explainer(model, rules)
-    found = explainer(x)
-    _, program = explainer.program((x,), {})
-    module = importlib.import_module("relprop.engine.propagate.program")
-    monkeypatch.setattr(module, "rectified", lambda *_: {})
-    relprop.clear_cache()
-    plain = relprop.Explainer(model, rules)(x)
-    assert torch.allclose(found.relevance, plain.relevance, rtol=0, atol=1e-13)
-    assert found.audit is not None and plain.audit is not None
-    assert found.audit.absorbed.keys() == plain.audit.absorbed.keys()
-    if rules == "epsilon":
-        assert len(program.rectified) == 4  # a (its norm folded), the sum, c and the head
-
-
-def test_an_output_is_read_as_it_is_where_relevance_may_reach_its_zeros() -> None:
-    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
-    epsilon, last = relprop.rules.Epsilon(), relprop.rules.Flat()
-    flat = relprop.Composite([("0", epsilon), ("2", epsilon), ("4", last)])
-    x = torch.randn(2, 4)
-    _, program = relprop.Explainer(net, flat).program((x,), {})
-    assert list(program.rectified) == ["linear"]  # what the flat rule reads hands relevance to zeros
-    spread = relprop.rules.Epsilon(bias="distribute")
-    _, program = relprop.Explainer(net, spread).program((x,), {})
-    assert not program.rectified
-
-
-@pytest.mark.parametrize("rules", PRESETS)
 def test_targets_that_share_one_sample_are_explained_as_if_alone(rules: str) -> None:
     explainer = relprop.Explainer(residual(), rules)
     together = explainer.explain_targets(example(), [0, 1, 2, 3, 4])
@@ -116,13 +85,6 @@ def test_the_walk_frees_the_values_that_it_has_passed() -> None:
     (ref,) = captured.graph.outputs()
     walk(program, values, {ref: values[ref.name].clone()}, captured.store, 1, release=True)
     assert not values
-
-
-def test_the_forward_pass_keeps_one_value_for_an_operation_and_its_relu() -> None:
-    explainer, x = relprop.Explainer(residual(), "epsilon"), example()
-    captured, program = explainer.program((x,), {})
-    values = record(program, leaves_of(explainer.model, captured.graph, (x,), {}), captured.store)
-    assert program.rectified and not values.keys() & program.rectified.keys()
 
 
 def test_only_weights_that_something_was_computed_from_are_compared() -> None:
@@ -178,13 +140,6 @@ def test_off_the_cpu_nothing_on_the_way_reads_a_value(
     (ref,) = captured.graph.outputs()
     way = walk(program, values, {ref: values[ref.name].clone()}, store, 2)
     assert all(relevance.is_meta for relevance in way.inputs.values()) and way.entries
-
-
-def test_the_plan_without_rules_reads_nothing_behind_a_relu() -> None:
-    explainer, x = relprop.Explainer(residual(), "epsilon"), example()
-    captured, program = explainer.program((x,), {})
-    bare = prepare(captured.graph, captured.facts, relprop.Plan((), program.plan.composite))
-    assert program.rectified and not bare.rectified
 
 
 def test_no_gross_regression_of_speed() -> None:

@@ -109,7 +109,6 @@ class Step:
     memory: Any = None  # what `Operation.remembers` kept of the forward pass
     journal: Journal | None = None  # asks for the relevance of weights
     activated: Callable[[Ref], bool] = lambda ref: False  # the output of an activation, rearranged at most
-    rectified: bool = False  # `output` is that of the ReLU behind, and no relevance arrives where it is 0
 
     @property
     def function(self) -> Callable[..., Any]:

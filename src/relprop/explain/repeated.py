@@ -124,7 +124,7 @@ def _shared(program: Program) -> frozenset[Ref]:
 
 def _times(value: Any, layout: Layout | None, batch: int, count: int, shared: bool) -> Any:
     """`times`, of one sample without a copy where its many readers may share its memory."""
-    if shared and layout == Layout(0, 1) and batch == 1 and isinstance(value, Tensor):
+    if shared and layout == Layout(0, 1) and batch == 1 and isinstance(value, Tensor) and len(value) == 1:
         return value.expand(count, *value.shape[1:])
     return times(value, layout, batch, count)
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from relprop.engine.analyse import Facts, values_of
 from relprop.engine.graph import Graph, Node, Ref, parents
 from relprop.engine.ops import OPS
 from relprop.engine.ops.elementwise import gate_source, is_complement
 from relprop.engine.plan import Plan
-from relprop.engine.propagate.rectified import rectified
 from relprop.engine.rules import Rule
 
 
@@ -28,16 +27,12 @@ class Program:
     statistics: frozenset[tuple[Ref, Ref]]
     needs_output: frozenset[str]
     activated: frozenset[Ref] = frozenset()
-    rectified: Mapping[str, str] = field(
-        default_factory=dict
-    )  # operations whose output is read behind this ReLU
 
 
 def prepare(graph: Graph, facts: Facts, plan: Plan, keep: Iterable[Ref] = ()) -> Program:
     """Work out what the passes need to know of a planned graph."""
     rules = {row.name: row.rule for row in plan if row.rule is not None}
     kept: set[Ref] = set(keep) | set(graph.outputs())
-    behind = {name: relu for name, relu in rectified(graph, facts, rules).items() if Ref(name) not in kept}
     needs_output: set[str] = set()
     for node in graph.nodes:
         if node.name not in rules:
@@ -47,7 +42,7 @@ def prepare(graph: Graph, facts: Facts, plan: Plan, keep: Iterable[Ref] = ()) ->
             kept.update(parents(node))
         if reads in ("output", "both"):
             needs_output.add(node.name)
-            kept.add(Ref(behind.get(node.name, node.name)))
+            kept.add(Ref(node.name))
     held = {ref.name for ref in kept}
     last: dict[str, str] = {}
     for node in graph.nodes:
@@ -70,7 +65,6 @@ def prepare(graph: Graph, facts: Facts, plan: Plan, keep: Iterable[Ref] = ()) ->
         statistics,
         frozenset(needs_output),
         _activated(graph),
-        behind,
     )
 
 

@@ -20,7 +20,6 @@ def record(program: Program, leaves: Mapping[str, Any], store: Weights) -> dict[
     """
     values: dict[str, Any] = dict(leaves)
     facts = program.facts
-    in_place = _overwriting(program)
 
     def value(ref: Ref) -> Any:
         return value_of(values, ref)
@@ -28,7 +27,7 @@ def record(program: Program, leaves: Mapping[str, Any], store: Weights) -> dict[
     with torch.no_grad():
         for node in program.graph.nodes:
             if node.kind == "call":
-                function = _IN_PLACE if node.name in in_place else node.function
+                function = node.function
                 assert function is not None
 
                 remembers = OPS[node.operation].remembers if node.name in program.rules else None
@@ -45,18 +44,6 @@ def record(program: Program, leaves: Mapping[str, Any], store: Weights) -> dict[
             for name in program.dead.get(node.name, ()):
                 del values[name]
     return values
-
-
-_IN_PLACE = torch.ops.aten.relu_.default
-
-
-def _overwriting(program: Program) -> frozenset[str]:
-    """The ReLUs that may write over what they read: nothing else does, now or in the walk."""
-    return frozenset(
-        relu
-        for source, relu in program.rectified.items()
-        if Ref(source) not in program.kept and not program.facts.lasts(relu)
-    )
 
 
 def memory_of(node: Node) -> str:

@@ -51,7 +51,6 @@ def walk(
     if release:
         values.clear()
     nodes = program.graph.nodes
-    behind = {relu: frozenset((relu,)) for relu in program.rectified.values()}  # read once more, further on
     while result.position < len(nodes):
         node = nodes[-1 - result.position]
         if node.name == until:
@@ -76,11 +75,8 @@ def walk(
                 _arrive(relevance, sums, ref, share, amount)
             book.enter(node, arrived, shares, passed, sums)
         if release:
-            over = {node.name, program.rectified.get(node.name, node.name)} - behind.get(
-                node.name, frozenset()
-            )
-            for name in (*over, memory_of(node)):
-                held.pop(name, None)
+            held.pop(node.name, None)
+            held.pop(memory_of(node), None)
     return result
 
 
@@ -163,14 +159,12 @@ def step_of(
 
     facts = program.facts
     args, kwargs = replace_refs(node.args, value), replace_refs(node.kwargs, value)
-    place = program.rectified.get(node.name, node.name)
-    output = values.get(place) if node.name in program.needs_output else None
+    output = values.get(node.name) if node.name in program.needs_output else None
     function = node.function
     assert function is not None
     if half and output is not None:
         with torch.no_grad():
             output = function(*args, **kwargs)
-            output = output if place == node.name else output.clamp(min=0)
 
     def cached(ref: Ref, name: str, make: Callable[[], Any]) -> Any:
         return store.get((ref, name), make) if facts.lasts(ref.name) else make()
@@ -192,5 +186,4 @@ def step_of(
         memory=values.get(memory_of(node)),
         journal=journal,
         activated=program.activated.__contains__,
-        rectified=place != node.name,
     )

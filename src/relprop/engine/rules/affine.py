@@ -27,7 +27,6 @@ class Affine:
     tensor per sample. `batch_dimension`: the dimension of x along which its samples lie, if there is one;
     `layout`: the same of the output. `paired`: dimension 1 holds x's channels and those of w, and they are so
     few that two of them cost no more than one: L⁺ and L⁻ then run as one operation with the part "both".
-    `rectified`: `output` has zeros where it was not positive, and no relevance arrives there.
     `batch`: the number of samples, where it is known. `noted`: told s and the bias where s·bias is absorbed.
     """
 
@@ -45,7 +44,6 @@ class Affine:
     paired: bool = False
     batch: int | None = None
     noted: Callable[[Tensor, Tensor], None] | None = None
-    rectified: bool = False
 
     def positive_part(self, positive: Tensor, negative: Tensor | None) -> Tensor:
         """Σ_j z_kj⁺ = L⁺(x⁺) + L⁻(x⁻), of x in its two parts (`negative` is None where x ≥ 0)."""
@@ -167,9 +165,6 @@ def divided(
         return _guarded(relevance, z, None)
     if rule.stabiliser == "unsigned":
         return _guarded(relevance, z + eps, torch.full_like(z, eps))
-    if f.rectified and sign is None and rule.stabiliser == "signed":
-        s = divided_in_place(relevance, z + eps)
-        return Quotient(s, s.new_full((), eps), None)
     # copysign takes −0.0 as negative: such a sum has no contributions at all, so that its sign is free
     stabiliser = torch.copysign(z.new_full((), eps), z if sign is None else sign)
     if rule.stabiliser == "relative":

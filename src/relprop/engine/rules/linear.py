@@ -69,8 +69,6 @@ def _only_positive(rule: Gamma, f: Affine, relevance: Tensor) -> bool:
     plain = f.nonnegative and f.weight is not None and rule.bias == "absorb"
     if not (plain and rule.gamma and rule.epsilon and rule.stabiliser == "signed"):
         return False
-    if f.rectified:
-        return True
     # on a GPU to look costs more than the other branch
     return f.x.device.type == "cpu" and not bool(torch.where(f.output > 0, 0.0, relevance).any())
 

@@ -28,9 +28,19 @@ def addition(step: Step, relevance: Tensor) -> Shares:
 
 
 def subtraction(step: Step, relevance: Tensor) -> Shares:
-    """a − α b: a sum whose second summand is negated."""
+    """a − α b: a sum whose second summand is negated.
+
+    Equal numbers leave nothing to share: R ε⁻¹ (a − b) would be the difference of two huge shares, so R stays there. Gated
+    recurrences take every step from itself.
+    """
     a, b = step.args[:2]
-    return _two_summands(step, a, b * -step.arg(2, "alpha", 1), relevance)
+    second = b * -step.arg(2, "alpha", 1)
+    if addition_rule(step).how != "proportional" or not (step.data(0) and step.data(1)):
+        return _two_summands(step, a, second, relevance)
+    empty = step.output == 0
+    shares = _two_summands(step, a, second, relevance.masked_fill(empty, 0.0))
+    add(shares.absorbed, "undistributed", step.account(torch.where(empty, relevance, 0.0)))
+    return shares
 
 
 def reverse_subtraction(step: Step, relevance: Tensor) -> Shares:
@@ -124,9 +134,6 @@ def stabilised(
 
     `index`: the part of the output that d and R are laid out like.
     """
-    if epsilon and step.rectified and d is step.output:
-        s = divided_in_place(relevance, d + epsilon)
-        return s, {"stabilizer": step.account(s, index) * epsilon}
     if epsilon:
         stabiliser = torch.copysign(d.new_full((), epsilon), d)
         s = divided_in_place(relevance, d + stabiliser)

@@ -98,7 +98,6 @@ def linear_map(
         layout=step.layout_of(Ref(step.node.name)),
         paired=weight is not None and _pairs(step, x.value, weight.value),
         batch=step.batch,
-        rectified=step.rectified,
     )
 
 
