@@ -160,6 +160,11 @@ def test_a_damaged_or_lost_column_is_named(tmp_path: Path) -> None:
 def test_columns_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     good = arrays(3)
     assert "label" in refusal(lambda: write_store(tmp_path / "s", **{**good, "label": [1]}))
+    for target in ([0, 99, 0], [-1, 0, 0], [0.0, 0.0, 0.0], [0]):
+        without = {name: values for name, values in good.items() if name != "score"}
+        assert "target" in refusal(
+            lambda t=target, w=without: write_store(tmp_path / "s", **{**w, "target": t})
+        )
     assert "kind" in refusal(lambda: write_store(tmp_path / "s", **good, kind="film"))
     assert "relevance" in refusal(lambda: write_store(tmp_path / "s", relevance=[1.0], output=[[1.0]]))
     writer = create(tmp_path / "w", 3, {"relevance": Spec("float32", (2,), ("feature",)), "output": Spec("float32", (1,), ("output",))}, {"kind": "table"})  # fmt: skip

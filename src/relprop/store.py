@@ -399,6 +399,21 @@ def reopen(path: str | Path, *, durable: bool = True, tidy: bool = True) -> Writ
     return Writer(place, group["status"].shape[0], int(attributes["block"]), specs, group, durable)
 
 
+def _at_targets(outputs: NDArray[Any], targets: NDArray[Any]) -> NDArray[Any]:
+    """The output of each sample at its target."""
+    if targets.shape != (len(outputs),) or targets.dtype.kind not in "iu":
+        raise InvalidInput(
+            f"target: {targets.dtype} {targets.shape}\n  do: give {len(outputs)} whole numbers, or score="
+        )
+    if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < outputs.shape[1]:
+        raise InvalidInput(
+            f"target: {int(targets.min())} to {int(targets.max())}, of {outputs.shape[1]} outputs\n"
+            "  do: give numbers of outputs, or the explained score= itself"
+        )
+    found: NDArray[Any] = outputs[np.arange(len(outputs)), targets]
+    return found
+
+
 def write_store(
     path: str | Path,
     *,
@@ -444,12 +459,13 @@ def write_store(
         )
     count = len(held)
     targets = outputs.argmax(1) if target is None else np.asarray(target)
+    scores = _at_targets(outputs, targets) if score is None else score
     given: dict[str, Any] = {
         "relevance": held,
         "output": outputs,
         "target": targets,
         "label": np.full(count, -1) if label is None else label,
-        "score": outputs[np.arange(len(outputs)), targets] if score is None else score,
+        "score": scores,
         "gap": np.zeros(count) if gap is None else gap,
         "id": [str(i) for i in range(count)] if id is None else list(id),
         "status": np.full(count, DONE) if status is None else status,
