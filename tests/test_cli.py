@@ -638,6 +638,14 @@ def test_importing_relprop_imports_nothing_of_the_command_line(tmp_path: Path) -
     assert process("-c", code, cwd=tmp_path).stdout == "[]\n"
 
 
+@pytest.mark.parametrize("name", ["score", "as wide as", "Greater Swiss Mountain dog"])
+def test_a_name_never_runs_into_its_value(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from relprop.cli import printing
+
+    printing.print_field(name, "12")
+    assert capsys.readouterr().out == f"{name:<10} 12\n"
+
+
 # as a process
 
 

@@ -19,7 +19,7 @@ SCHEMA = 1
 """The version of the saved form; a folder of a later one is refused."""
 
 FLAGGED = 0.45
-"""A cluster of at least this suspicion is flagged; docs/analysis.md has the figures that it was set by."""
+"""A cluster of at least this suspicion is flagged: set by marked and unmarked digits; studies/planted_mark.py measures it."""
 
 ARRAYS = ("rows", "eigenvalues", "embedding", "spectral", "mean_map")
 """The arrays of a class that go into the file of arrays as they are."""

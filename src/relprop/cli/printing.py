@@ -151,7 +151,7 @@ def print_gap() -> None:
 
 def print_field(name: str, value: str) -> None:
     """One line of a name and its value on stdout."""
-    stdout().print(Text.assemble((f"{name:<11}", "bold"), value))
+    stdout().print(Text.assemble((f"{name:<10} ", "bold"), value))
 
 
 def print_audit(audit: Audit, sample: int, part: str = "pixel") -> None:
