@@ -27,7 +27,15 @@ from relprop.view.state import State, checked, moved, read
 
 HERE = Path(__file__).parent
 PLOTLY = "/_dash-component-suites/plotly/package_data/plotly.min.js"
-"""The plotting library, which Dash would ask for only when the page is there; so it comes with the page."""
+"""The plotting library, which Dash would ask for only when the page is there."""
+
+EARLY = (
+    "<script>window.Plotly = new Promise((done, failed) => {"
+    "const script = document.createElement('script');"
+    f"Object.assign(script, {{src: '{PLOTLY}', async: true, onload: () => done(), onerror: failed}});"
+    "document.head.append(script)})</script>"
+)
+"""Asks for it with the page, while everything else goes on: the component that draws waits for what `window.Plotly` is."""
 
 LARGE = 360
 """The longer side of a picture in a sample's detail, in pixels."""
@@ -65,6 +73,7 @@ def application(
     `relprop.view.guard`). Raises `InvalidInput` where there is nothing to look at.
     """
     book = opened(store, analysis)
+    figure(book, State())  # reads the first class now, not while its first visitor waits
     server = Flask("relprop.view", static_folder=None)
     guarded(server, host, token)
     app = Dash(
@@ -91,8 +100,7 @@ def _index() -> str:
     return (
         '<!DOCTYPE html><html lang="en"><head>{%metas%}<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,"><title>{%title%}</title>{%css%}'
-        f"<style>{style}</style></head><body>{{%app_entry%}}<footer>{{%config%}}"
-        f'<script src="{PLOTLY}"></script>'
+        f"{EARLY}<style>{style}</style></head><body>{{%app_entry%}}<footer>{{%config%}}"
         f"{{%scripts%}}<script>{script}</script>"
         "{%renderer%}</footer></body></html>"
     )
