@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from strategies_store import Horses
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 SEED = 0
@@ -41,6 +45,15 @@ def same_start() -> Iterator[None]:
     before = torch_state()
     yield
     assert torch_state() == before, "a setting of torch has changed for the whole process"
+
+
+@pytest.fixture(scope="session")
+def horses(tmp_path_factory: pytest.TempPathFactory) -> Horses:
+    """A store with a planted strategy and its analysis, made by hand, once for all."""
+    from strategies_store import Horses, made_analysis, made_store
+
+    store = made_store(tmp_path_factory.mktemp("strategies") / "horses")
+    return Horses(store, made_analysis(store))
 
 
 @pytest.fixture(scope="session")

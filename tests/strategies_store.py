@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,14 @@ PLAN = [
      "module_class": "Conv2d", "source": f"net.py:{i}", "shape": "[B, 8, 16, 16]", "rule": rule, "why": "preset"}
     for i, rule in enumerate(["ZBox(low=0, high=1)", "Gamma(gamma=0.25)", "Gamma(gamma=0.25)", "Epsilon(epsilon=1e-06)"])
 ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Horses:
+    """What the tests of the report and of the browser's server look at: nothing may change it."""
+
+    store: Store
+    analysis: Analysis
 
 
 def made_store(

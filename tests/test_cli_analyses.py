@@ -75,7 +75,7 @@ def test_words_lists_each_class(folder: Path, capsys: pytest.CaptureFixture[str]
     assert "do: a smaller --least" in capsys.readouterr().err
 
 
-def test_clusters_leave_as_a_table_and_a_project_and_come_back(
+def test_strategies_leave_as_a_table_and_a_project_and_come_back(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = a_store(folder / "store")
@@ -85,7 +85,8 @@ def test_clusters_leave_as_a_table_and_a_project_and_come_back(
     (folder / "store.analysis").rename(folder / "analysis")
     command = ["export", "store", "--analysis", "analysis"]
     assert (
-        main([*command, "--virelay", "project", "--table", "one.csv", "--target", "1", "--cluster", "0"]) == 0
+        main([*command, "--virelay", "project", "--table", "one.csv", "--target", "1", "--strategy", "1"])
+        == 0
     )
     assert "virelay project/project.yaml" in capsys.readouterr().out
     with (folder / "one.csv").open(newline="") as file:

@@ -237,28 +237,30 @@ def test_steps_of_a_corelay_cache_are_read(tmp_path: Path) -> None:
         exchange.read_corelay(tmp_path / "none.h5")
 
 
-def test_a_clusters_samples_are_listed_as_csv_and_parquet(tmp_path: Path) -> None:
+def test_a_strategys_samples_are_listed_as_csv_and_parquet(tmp_path: Path) -> None:
     store = a_store(tmp_path / "store")
     found = an_analysis(store)
-    columns = exchange.cluster_rows(
-        found, store.column("id"), target=1, cluster=0, columns={"label": store.column("label")}
+    columns = exchange.strategy_rows(
+        found, store.column("id"), target=1, strategy=1, columns={"label": store.column("label")}
     )
     assert columns["id"] == ["photo 6", "photo 8", "photo 10"] and columns["label"] == [1, 1, 1]
+    assert columns["strategy"] == [1, 1, 1]  # as in the report
     assert columns["flagged"] == [True] * 3 and columns["exemplar"] == [True, True, False]
     with exchange.save_table(columns, tmp_path / "one.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["id"] for row in rows] == columns["id"] and rows[0]["class_name"] == "dog"
-    assert len(exchange.cluster_rows(found)["row"]) == N
+    assert len(exchange.strategy_rows(found)["row"]) == N
     parquet = pytest.importorskip("pyarrow.parquet")
     table = parquet.read_table(exchange.save_table(columns, tmp_path / "one.parquet"))
     assert table.to_pydict() == columns
-    for target, cluster, words in [
-        (1, 7, "cluster 7: not in this analysis"),
+    for target, strategy, words in [
+        (1, 0, "strategy 0: not in this analysis\n  do: one of 1, 2"),
+        (1, 7, "strategy 7: not in this analysis"),
         (None, 1, "name the class too"),
         (5, None, "class 5"),
     ]:
         with pytest.raises(InvalidInput, match=words):
-            exchange.cluster_rows(found, target=target, cluster=cluster)
+            exchange.strategy_rows(found, target=target, strategy=strategy)
     with pytest.raises(InvalidInput, match="neither CSV nor Parquet"):
         exchange.save_table(columns, tmp_path / "one.xlsx")
     with pytest.raises(InvalidInput, match="cannot be written"):

@@ -16,17 +16,17 @@ from relprop.errors import InvalidInput
 from relprop.show.report import report, report_html
 from relprop.show.samples import picture_of
 from relprop.store import Store, write_store
-from strategies_store import made_analysis, made_store
+from strategies_store import Horses, made_analysis, made_store
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return made_store(tmp_path_factory.mktemp("report") / "horses")
+def store(horses: Horses) -> Store:
+    return horses.store
 
 
 @pytest.fixture(scope="module")
-def analysis(store: Store) -> Analysis:
-    return made_analysis(store)
+def analysis(horses: Horses) -> Analysis:
+    return horses.analysis
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +77,20 @@ def test_without_a_flag_the_report_says_what_that_does_not_prove(store: Store, a
     )
     said = words(report_html(store, replace(analysis, classes=calm)))
     assert "No strategy is flagged" in said and "does not prove" in said
+
+
+def test_a_strategy_has_one_name_in_the_terminal_and_in_the_report(
+    store: Store, analysis: Analysis, page: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("typer", reason="typer is not installed")
+    from relprop.cli.analyse import as_json, print_analysis
+
+    print_analysis(store, analysis)
+    printed = capsys.readouterr().out
+    one, cluster = analysis.flagged[0]
+    assert f"strategy {cluster.number + 1}, suspicion 0.93" in printed and "cluster " not in printed
+    assert f"{one.name}, strategy {cluster.number + 1}" in words(page).replace("&amp;", "&")
+    assert as_json(analysis)["suspects"][0]["strategy"] == cluster.number + 1
 
 
 def test_an_unconfirmed_flag_is_called_a_hypothesis(store: Store) -> None:

@@ -33,17 +33,17 @@ from relprop.view.figure import figure
 from relprop.view.guard import COOKIE, is_loopback
 from relprop.view.names import csv_of, forget, give, names, names_file
 from relprop.view.state import COLOURS, ONLY, SHOWS, SORTS, VERTICES, State, checked, read, write
-from strategies_store import made_analysis, made_store
+from strategies_store import Horses, made_analysis, made_store
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return made_store(tmp_path_factory.mktemp("view") / "horses")
+def store(horses: Horses) -> Store:
+    return horses.store
 
 
 @pytest.fixture(scope="module")
-def analysis(store: Store) -> Analysis:
-    return made_analysis(store)
+def analysis(horses: Horses) -> Analysis:
+    return horses.analysis
 
 
 @pytest.fixture(scope="module")

@@ -60,7 +60,7 @@ def analyse(
     sign: Annotated[str, typer.Option(metavar="|".join(SIGNS), help="What of the relevance is used.")] = DEFAULT.sign,
     norm: Annotated[str, typer.Option(metavar="|".join(NORMS), help="What each map is divided by.")] = DEFAULT.norm,
     neighbours: Annotated[int, typer.Option(metavar="K", min=1, help="Nearest neighbours in the graph.")] = DEFAULT.neighbours,
-    most: Annotated[int, typer.Option(metavar="N", min=2, help="The largest number of clusters.")] = DEFAULT.most,
+    most: Annotated[int, typer.Option(metavar="N", min=2, help="The largest number of strategies in a class.")] = DEFAULT.most,
     places: Annotated[bool, typer.Option("--places/--no-places", help="Let a suspicious place that divides a class have a say; without it SpRAy as published.")] = DEFAULT.places,
     embedding: Annotated[str, typer.Option(metavar="|".join(EMBEDDINGS), help="The layout for looking at.")] = DEFAULT.embedding,
     smallest: Annotated[int, typer.Option(metavar="N", min=6, help="Classes of fewer samples are left out, and named.")] = DEFAULT.smallest,
@@ -75,7 +75,8 @@ def analyse(
 ) -> None:  # fmt: skip
     """Find what the model really learned: its strategies class by class, and which look like artefacts.
 
-    Printed are the clusters by suspicion with the evidence, and the classes by clusterability; the report has the pictures.
+    Printed are the strategies (clusters of relevance) by suspicion with the evidence, numbered as in the report and the
+    browser, and the classes by clusterability; the report has the pictures.
     With --model and --data the suspected place is put into clean samples and taken out of affected ones.
 
     \b
@@ -140,25 +141,25 @@ def print_analysis(store: Store, analysis: Analysis) -> None:
     flagged = analysis.flagged
     rows = [
         (
-            one.name, str(cluster.number), f"{cluster.size} ({100 * cluster.share:.0f} %)", f"{cluster.suspicion:.2f}",
+            one.name, str(cluster.number + 1), f"{cluster.size} ({100 * cluster.share:.0f} %)", f"{cluster.suspicion:.2f}",
             "flagged" if cluster.flagged else "", "" if cluster.confirmation is None else "yes" if cluster.confirmation.confirmed else "no",
         )
         for one, cluster in analysis.suspects[: max(LISTED, len(flagged))]
     ]  # fmt: skip
     printing.print_table(
-        ("class", "cluster", "samples", "suspicion", "", "confirmed"),
+        ("class", "strategy", "samples", "suspicion", "", "confirmed"),
         rows,
-        ("cluster", "samples", "suspicion"),
+        ("strategy", "samples", "suspicion"),
     )
     for one, cluster in flagged or analysis.suspects[:1]:
         printing.print_gap()
-        printing.print_field(one.name, f"cluster {cluster.number}, suspicion {cluster.suspicion:.2f}")
+        printing.print_field(one.name, f"strategy {cluster.number + 1}, suspicion {cluster.suspicion:.2f}")
         for piece in cluster.evidence:
             printing.print_field("", piece.words)
         if cluster.confirmation is not None:
             printing.print_field("", cluster.confirmation.words)
     printing.print_gap()
-    head = ("class", "samples", "clusters", "clusterability", "λ₂", "z", "suspicion")
+    head = ("class", "samples", "strategies", "clusterability", "λ₂", "z", "suspicion")
     table = [
         (
             one.name, str(len(one.rows)), str(one.clusters_number), f"{one.clusterability:.3g}", f"{one.eigenvalues[1]:.3f}",
@@ -184,8 +185,8 @@ def as_json(analysis: Analysis) -> dict[str, Any]:
                 "class": one.target,
                 "name": one.name,
                 "samples": len(one.rows),
-                "clusters": one.clusters_number,
-                "clusters_by_eigengap": one.gap_number,
+                "strategies": one.clusters_number,
+                "strategies_by_eigengap": one.gap_number,
                 "clusterability": one.clusterability,
                 "eigenvalues": [float(value) for value in one.eigenvalues],
                 **one.null,
@@ -202,7 +203,7 @@ def _suspect(one: ClassAnalysis, cluster: Cluster) -> dict[str, Any]:
     return {
         "class": one.target,
         "name": one.name,
-        "cluster": cluster.number,
+        "strategy": cluster.number + 1,
         "samples": cluster.size,
         "suspicion": cluster.suspicion,
         "flagged": cluster.flagged,

@@ -16,7 +16,7 @@ from relprop.cli.options import JsonOption
 from relprop.errors import InvalidInput
 
 COLUMNS = ("target", "label", "score", "gap", "source")
-"""Columns of the store that a table of clusters has too."""
+"""Columns of the store that a table of strategies has too."""
 
 
 def export(
@@ -33,7 +33,7 @@ def export(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Write which sample is in which cluster as a table (.csv, .parquet).",
+            help="Write which sample has which strategy as a table (.csv, .parquet).",
             show_default=False,
         ),
     ] = None,
@@ -49,8 +49,11 @@ def export(
     target: Annotated[
         int | None, typer.Option(metavar="N", help="Of this class alone.", show_default=False)
     ] = None,
-    cluster: Annotated[
-        int | None, typer.Option(metavar="N", help="Of this cluster of it alone.", show_default=False)
+    strategy: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Of this strategy of it alone, by its number in the report.", show_default=False
+        ),
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -62,7 +65,7 @@ def export(
     Examples:
       relprop analyse store/
       relprop export store/ --virelay project/
-      relprop export store/ --table suspects.csv --target 7 --cluster 1
+      relprop export store/ --table suspects.csv --target 7 --strategy 1
     """
     with printing.reporting():
         if virelay is None and table is None:
@@ -72,7 +75,7 @@ def export(
         place = beside if analysis is None and beside.exists() else analysis
         if table is not None and place is None:
             raise InvalidInput(
-                "export: a table is of clusters\n  do: relprop analyse the store first, or give --analysis DIR"
+                "export: a table is of strategies\n  do: relprop analyse the store first, or give --analysis DIR"
             )
         held = None if place is None else load(place)
         written: dict[str, Any] = {}
@@ -83,8 +86,8 @@ def export(
                 written["virelay"] = str(exchange.export_virelay(opened, virelay, held))
         if table is not None and held is not None:
             columns = {name: opened.column(name) for name in COLUMNS}
-            rows = exchange.cluster_rows(
-                held, list(opened.column("id")), target=target, cluster=cluster, columns=columns
+            rows = exchange.strategy_rows(
+                held, list(opened.column("id")), target=target, strategy=strategy, columns=columns
             )
             written["table"] = str(exchange.save_table(rows, table))
             written["samples"] = len(rows["row"])

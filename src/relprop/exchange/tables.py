@@ -1,4 +1,4 @@
-"""Clusters as tables: which samples are in which, for spreadsheets and data frames."""
+"""Strategies as tables: which samples have which, for spreadsheets and data frames."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from relprop.errors import InvalidInput, MissingExtra
 SUFFIXES = (".csv", ".parquet")
 
 
-def cluster_rows(
+def strategy_rows(
     analysis: Analysis,
     ids: Sequence[str] | None = None,
     *,
     target: int | None = None,
-    cluster: int | None = None,
+    strategy: int | None = None,
     columns: Mapping[str, Any] | None = None,
 ) -> dict[str, list[Any]]:
-    """A row a sample and the cluster that it is in, column by column.
+    """A row a sample and the strategy (its cluster) that it has, column by column.
 
     Args:
         analysis: of a store.
         ids: (N,) of all the store's samples; their rows are listed in any case.
-        target, cluster: of this class, or of this cluster of it, alone.
+        target, strategy: of this class, or of this strategy of it, alone; strategies are numbered from 1, as in the report.
         columns: more of them, (N,) each over the store's samples, such as `label`, `score`.
 
-    Returns the columns `id`, `row`, `class`, `class_name`, `cluster`, `suspicion`, `flagged`, `exemplar` and those given.
-    Raises `InvalidInput` for a class or cluster that the analysis does not have.
+    Returns the columns `id`, `row`, `class`, `class_name`, `strategy`, `suspicion`, `flagged`, `exemplar` and those given.
+    Raises `InvalidInput` for a class or strategy that the analysis does not have.
     """
     classes = analysis.classes if target is None else (analysis[target],)
-    if cluster is not None and (target is None or cluster not in [c.number for c in classes[0].clusters]):
-        known = (
-            "name the class too" if target is None else f"one of {[c.number for c in classes[0].clusters]}"
-        )
-        raise InvalidInput(f"cluster {cluster}: not in this analysis\n  do: {known}")
+    if strategy is not None:
+        known = () if target is None else sorted(c.number + 1 for c in classes[0].clusters)
+        if strategy not in known:
+            do = f"one of {', '.join(map(str, known))}" if known else "name the class too"
+            raise InvalidInput(f"strategy {strategy}: not in this analysis\n  do: {do}")
     found: dict[str, list[Any]] = {
-        name: [] for name in ("id", "row", "class", "class_name", "cluster", "suspicion", "flagged", "exemplar", *(columns or {}))
+        name: [] for name in ("id", "row", "class", "class_name", "strategy", "suspicion", "flagged", "exemplar", *(columns or {}))
     }  # fmt: skip
     for one in classes:
         for held in one.clusters:
-            if cluster is not None and held.number != cluster:
+            if strategy is not None and held.number + 1 != strategy:
                 continue
             exemplars = set(held.exemplars.tolist())
             for row in map(int, held.rows):
@@ -53,7 +53,7 @@ def cluster_rows(
                 found["row"].append(row)
                 found["class"].append(int(one.target))
                 found["class_name"].append(one.name)
-                found["cluster"].append(int(held.number))
+                found["strategy"].append(int(held.number) + 1)
                 found["suspicion"].append(float(held.suspicion))
                 found["flagged"].append(bool(held.flagged))
                 found["exemplar"].append(row in exemplars)
