@@ -421,7 +421,7 @@ def test_a_store_of_another_model_plan_or_data_set_is_refused(model: nn.Module, 
 def test_a_store_is_written_by_one_run_at_a_time(model: nn.Module, tmp_path: Path) -> None:
     pytest.importorskip("fcntl", reason="no locks here")
     relprop.run(model, Items(4), tmp_path / "s", **TINY)
-    from relprop.run import _locked
+    from relprop.run.whole import _locked
 
     with _locked(tmp_path / "s"):
         assert "another run" in refusal(

@@ -119,6 +119,7 @@ ORDER = [
     "run.trial",
     "run.local",
     "run.cluster",
+    "run.whole",
     "run",
     "evaluate.arrays",
     "evaluate.curves",
@@ -274,7 +275,9 @@ def test_every_file_imports_only_from_files_above_it() -> None:
 
 def test_public_names_are_exactly_those_listed() -> None:
     public = {
-        name for name, value in vars(relprop).items() if not name.startswith("_") and not _is_submodule(value)
+        name
+        for name in dir(relprop)
+        if not name.startswith("_") and not _is_submodule(getattr(relprop, name))
     }
     assert public | {"rules", "store", "presets"} == set(relprop.__all__) | {"presets"}
     assert relprop.__all__ == sorted(

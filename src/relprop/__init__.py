@@ -1,6 +1,9 @@
 """relprop: why a model predicted what it predicted, with an account that adds up."""
 
-from relprop import rules, store
+import typing as _typing
+from importlib import import_module as _import_module
+
+from relprop import rules
 from relprop.doctor import doctor
 from relprop.engine.ops import OPS, Operation, register
 from relprop.engine.plan import Composite, Plan
@@ -17,10 +20,14 @@ from relprop.errors import (
 )
 from relprop.explain import Condition, Explainer, clear_cache, explain
 from relprop.explanation import Explanation
-from relprop.generation import Generation, explain_generation
-from relprop.inside import bilrp, maximise
 from relprop.methods import methods
 from relprop.run import run
+
+if _typing.TYPE_CHECKING:
+    from relprop import store
+    from relprop.generation import Generation, explain_generation
+    from relprop.inside.maximise import maximise
+    from relprop.inside.pairs import bilrp
 
 __version__ = "0.1.0"
 
@@ -55,3 +62,24 @@ __all__ = [
     "run",
     "store",
 ]
+
+
+_LATE = {
+    "Generation": "relprop.generation",
+    "bilrp": "relprop.inside",
+    "explain_generation": "relprop.generation",
+    "maximise": "relprop.inside",
+}
+
+
+def __getattr__(name: str) -> _typing.Any:
+    """What is loaded when it is asked for."""
+    if name == "store":
+        return _import_module("relprop.store")
+    if name in _LATE:
+        return getattr(_import_module(_LATE[name]), name)
+    raise AttributeError(f"module 'relprop' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

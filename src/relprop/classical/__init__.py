@@ -20,7 +20,7 @@ from relprop.classical import (
 )
 from relprop.classical.build import ESTIMATORS, TRANSFORMERS, Place, Score, is_estimator
 from relprop.classical.clusters import KernelKMeans
-from relprop.classical.explained import RULES, Estimator, rewritten
+from relprop.classical.explained import RULES, Estimator, listed_once, rewritten
 from relprop.classical.kernels import KERNELS, Kernel
 from relprop.classical.machines import Precomputed, histogram_intersection
 from relprop.classical.mixtures import Density
@@ -41,6 +41,7 @@ __all__ = [
     "Score",
     "histogram_intersection",
     "is_estimator",
+    "listed_once",
     "rewritten",
     "to_module",
 ]

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from relprop.doctor.checks import CHECKS, Check
-from relprop.doctor.findings import Finding, Measured, Report
-from relprop.doctor.patient import Patient
 from relprop.errors import CaptureError, ConservationError, InvalidInput, UnsupportedOperation
 from relprop.explain import Explainer, Inputs, arguments, check_inputs, composite_of
 from relprop.targets import Target
 
+if TYPE_CHECKING:
+    from relprop.doctor.checks import CHECKS, Check
+    from relprop.doctor.findings import Finding, Measured, Report
+    from relprop.doctor.patient import Patient
+
 __all__ = ["CHECKS", "Check", "Finding", "Measured", "Report", "doctor"]
+
+
+def __getattr__(name: str) -> Any:
+    """The checks and their findings, loaded when they are asked for."""
+    if name not in __all__:
+        raise AttributeError(f"module 'relprop.doctor' has no attribute {name!r}")
+    place = "checks" if name in ("CHECKS", "Check") else "findings"
+    return getattr(import_module(f"relprop.doctor.{place}"), name)
 
 
 @torch.inference_mode(False)
@@ -44,6 +55,10 @@ def doctor(
     Raises:
         InvalidInput: the model, inputs or rules are none that could be explained.
     """
+    from relprop.doctor.checks import CHECKS
+    from relprop.doctor.findings import Report
+    from relprop.doctor.patient import Patient
+
     explainer = Explainer(model, rules)
     check_inputs(explainer.model, *arguments(inputs))
     patient = Patient(explainer.model, inputs, target, composite_of(rules), seed)
@@ -56,6 +71,8 @@ def doctor(
 
 
 def _asked(name: str, check: Check, patient: Patient) -> Finding:
+    from relprop.doctor.findings import Finding
+
     try:
         measured = check.measure(patient)
     except InvalidInput as error:

@@ -12,7 +12,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.export import Dim, ExportedProgram, ShapesCollection
@@ -30,6 +30,9 @@ from relprop.engine.ops import OPS
 from relprop.engine.standins import StandIns
 from relprop.engine.tape import place_of, tensors_of, trace
 from relprop.errors import CaptureError, InvalidInput, RelpropError
+
+if TYPE_CHECKING:
+    from relprop.engine.frontends.onnx.model import OnnxModel
 
 States = frozenset[tuple[int, int]]
 """Sizes of recurrent layers' states, (layers · directions, width)."""
@@ -176,14 +179,15 @@ def _lengths(leaf: Any) -> range:
     return range(1, leaf.dim() if sequence else 0)
 
 
-def from_onnx(
-    model: onnx.OnnxModel, args: tuple[Any, ...], kwargs: dict[str, Any], free: bool = True
-) -> Graph:
+def from_onnx(model: OnnxModel, args: tuple[Any, ...], kwargs: dict[str, Any], free: bool = True) -> Graph:
     """Capture an ONNX file, once its outputs for one sample are found to be those that ONNX computes."""
+    from relprop.engine.frontends.onnx.model import batch_of, check_inputs
+    from relprop.engine.frontends.onnx.reference import compare
+
     size = batch_size((args, kwargs))
-    onnx.check_inputs(model, args, kwargs, size)
+    check_inputs(model, args, kwargs, size)
     ordered, places = _ordered([value.name for value in model.inputs], args, kwargs)
-    fixed = onnx.batch_of(model, [has_batch(leaf, size) for leaf in ordered])
+    fixed = batch_of(model, [has_batch(leaf, size) for leaf in ordered])
     if fixed not in (None, 1):
         raise CaptureError(
             f"the ONNX file is for a fixed batch of {fixed}\n"
@@ -191,7 +195,7 @@ def from_onnx(
         )
     one, named = samples((args, kwargs), 1)
     try:
-        onnx.compare(model, one, named)
+        compare(model, one, named)
     except RelpropError:
         raise
     except Exception as error:
@@ -471,7 +475,7 @@ _DYNAMIC = (
 Frontend = Callable[[Any, tuple[Any, ...], dict[str, Any], bool], Graph]
 FRONTENDS: list[tuple[Callable[[Any], bool], Frontend]] = [
     (lambda model: isinstance(model, ExportedProgram), from_program),
-    (lambda model: isinstance(model, onnx.OnnxModel), from_onnx),
+    (onnx.is_onnx, from_onnx),
     (lambda model: isinstance(model, keras.KerasModel), from_keras),
     (lambda model: isinstance(model, torchscript.ScriptModel), from_script),
     (lambda model: isinstance(model, torch.nn.Module), from_module),

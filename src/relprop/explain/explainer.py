@@ -6,12 +6,11 @@ import copy
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.export import ExportedProgram
 
-from relprop.classical import is_estimator, rewritten
-from relprop.classical.explained import Estimator, listed_once
 from relprop.engine import capture as capturing
 from relprop.engine.analyse import analyse
 from relprop.engine.canonise import canonise
@@ -32,6 +31,9 @@ from relprop.explain.steps import SamplesFirst, exchanged, samples_first, with_s
 from relprop.explanation import Explanation
 from relprop.targets import Target
 from relprop.text import Asked, Tokenised, labels_of, opened, per_token, reading
+
+if TYPE_CHECKING:
+    from relprop.classical import Estimator
 
 Part = tuple[Captured, Program, tuple[Any, ...], dict[str, Any], list[Target]]
 """A part of a batch: its graph, its program, its arguments and its targets."""
@@ -114,9 +116,8 @@ class Explainer:
                 f"batch_size: {batch_size} is below 1\n  do: give the number of samples that are walked at a time"
             )
         model, self.tokenizer = opened(model, tokenizer)
-        self.estimator: Estimator | None = None
-        if isinstance(model, Estimator) or is_estimator(model):
-            self.estimator = model if isinstance(model, Estimator) else rewritten(model)
+        self.estimator = estimator_of(model)
+        if self.estimator is not None:
             model = self.estimator.network
         self.given = model  # kept alive: what stands for it may refer to it weakly
         self.model = capturing.load(model) if isinstance(model, (str, Path)) else capturing.unwrapped(model)
@@ -179,6 +180,8 @@ class Explainer:
         self, estimator: Estimator, inputs: Inputs, targets: Sequence[Target]
     ) -> list[Explanation]:
         """The explanations of an estimator's score, which sparse rows reach a part at a time."""
+        from relprop.classical import listed_once
+
         given = estimator.read(inputs, self.composite)
         resolved = [estimator.target(target, given.batch) for target in targets]
         own = estimator.own(given)
@@ -310,6 +313,15 @@ def _of_text(explanation: Explanation, text: Tokenised | None, inputs: Any) -> E
         relevance = values if len(values) > 1 else next(iter(values.values()))
         inputs = text.texts if isinstance(inputs, Tokenised) else inputs
     return dataclasses.replace(explanation, relevance=relevance, inputs=inputs, text=text)
+
+
+def estimator_of(model: Any) -> Estimator | None:
+    """A fitted estimator with its network; None for what is a network already, or the file of one."""
+    if isinstance(model, (torch.nn.Module, ExportedProgram, str, Path)):
+        return None
+    from relprop.classical import Estimator, is_estimator, rewritten
+
+    return model if isinstance(model, Estimator) else rewritten(model) if is_estimator(model) else None
 
 
 def composite_of(rules: Any) -> Composite:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from relprop.engine import capture as capturing
-from relprop.engine.frontends.onnx import OnnxModel
+from relprop.engine.frontends.onnx import is_onnx
 from relprop.engine.graph import Graph, Meta, Ref
 from relprop.errors import InvalidInput
 from relprop.text import Tokenised
@@ -105,7 +105,7 @@ def check_inputs(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> N
                 f"inputs: {count} of {tensor.numel()} values are NaN or infinite\n"
                 "  do: find where they come from, or replace them: torch.nan_to_num(inputs)"
             )
-        own = not isinstance(model, OnnxModel)  # an ONNX file states the types that it takes
+        own = not is_onnx(model)  # an ONNX file states the types that it takes
         if own and weight is not None and tensor.is_floating_point() and tensor.dtype != weight.dtype:
             raise InvalidInput(
                 f"inputs: of type {tensor.dtype}, but the model's weights are {weight.dtype}\n  do: inputs.to({weight.dtype})"

@@ -16,7 +16,7 @@ from torch import nn
 from relprop.data import Preprocessing, imagenet_classes
 from relprop.engine import capture
 from relprop.engine.frontends.keras import KerasModel
-from relprop.engine.frontends.onnx import OnnxModel
+from relprop.engine.frontends.onnx import is_onnx
 from relprop.engine.frontends.torchscript import holds_script
 from relprop.errors import InvalidInput, MissingExtra
 from relprop.models.code import called
@@ -200,7 +200,7 @@ def _file(name: str, weights: str | None) -> Loaded:
 
 def _shapes(model: Any) -> list[tuple[Any, ...]]:
     """The sizes of a model's inputs, as far as its file states them; TorchScript's states none."""
-    if isinstance(model, OnnxModel):
+    if is_onnx(model):
         return [value.shape or (None, 3, None, None) for value in model.inputs]
     if isinstance(model, KerasModel):
         return [tuple(value.shape) for value in model.model.inputs]

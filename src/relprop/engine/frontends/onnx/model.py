@@ -188,15 +188,6 @@ def _tensor(value: Array) -> Tensor:
     return torch.from_numpy(np.array(value))
 
 
-def load(path: str | Path) -> OnnxModel:
-    """The ONNX file as a module in eval mode. Nothing in it is unpickled or run as code.
-
-    Raises `InvalidInput` where it is damaged, `UnsupportedOperation` that names operators without a conversion,
-    `MissingExtra` without the package onnx.
-    """
-    return OnnxModel(Path(path))
-
-
 def check_inputs(model: OnnxModel, args: Sequence[Any], kwargs: dict[str, Any], batch: int) -> None:
     """Raise `InvalidInput` where the given inputs are not those of the file; the batch may be of any size."""
     takes = ", ".join(str(value) for value in model.inputs)

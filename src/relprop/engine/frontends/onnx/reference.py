@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from relprop.engine.frontends.onnx import load
 from relprop.engine.frontends.onnx.file import package
-from relprop.engine.frontends.onnx.model import OnnxModel, load
+from relprop.engine.frontends.onnx.model import OnnxModel
 from relprop.errors import CaptureError, InvalidInput
 
 LOOSE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 5e-2}
