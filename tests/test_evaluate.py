@@ -456,6 +456,8 @@ BAD = {
     "unknown replacement": ({"replacement": "grey"}, "replacement: 'grey'"),
     "replacement out of range": ({"replacement": 9.0, "bounds": (-4, 4)}, "replacement: 9.0 is outside"),
     "replacement far out of range": ({"replacement": 1e4}, "replacement: 10000.0 is outside"),
+    "replacement that is no number": ({"replacement": float("nan")}, "replacement: nan is not a number"),
+    "a seed below 0": ({"seed": -1}, "seed: -1"),
     "broken bounds": ({"bounds": (0, 1)}, "bounds: inputs from"),
     "blur of a table": ({"replacement": "blur"}, "replacement: a blur"),
     "no draws": ({"draws": 0}, "draws: 0"),

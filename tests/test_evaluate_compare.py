@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import relprop
 from relprop import evaluate as ev
 from relprop.cli import main
-from relprop.evaluate import statistics
+from relprop.evaluate import cost, statistics
 from relprop.evaluate.picture import picture
 
 METHODS = ["gradient_x_input", "sensitivity", "random"]
@@ -87,6 +87,24 @@ def test_more_samples_take_up_the_work_that_is_done(tmp_path: Path) -> None:
     for count in (4, 8):
         ev.compare(model, bounded.part(0, count), {"own": counting}, METRICS, perturbation=SETTINGS, batch_size=4, store=tmp_path)  # fmt: skip
     assert asked == [4, 4]
+
+
+def test_the_stated_cost_leaves_out_what_is_done(tmp_path: Path) -> None:
+    model, data = model_and_data()
+    clock = iter(float(second) for second in range(1000)).__next__
+
+    def stated() -> cost.Cost:
+        return cost.cost_of(model, bounded, METHODS, METRICS, SETTINGS, 4, clock, store=tmp_path)
+
+    bounded = ev.Data(data.inputs, bounds=(-9.0, 9.0))
+    before = stated()
+    assert before.rows == 12 * 3 * 2 * 2 * 4  # samples, methods, orders, draws, steps
+    assert before.explaining == 12 * 2 * 0.5  # one second for two samples; chance explains nothing
+    ev.compare(model, bounded.part(0, 8), METHODS, METRICS, perturbation=SETTINGS, batch_size=4, store=tmp_path)  # fmt: skip
+    half = stated()
+    assert (half.rows, half.explaining) == (before.rows / 3, before.explaining / 3)
+    ev.compare(model, bounded, METHODS, METRICS, perturbation=SETTINGS, batch_size=4, store=tmp_path)
+    assert stated().seconds == 0
 
 
 def test_the_table_orders_methods_and_says_what_is_real() -> None:
@@ -179,6 +197,8 @@ def write_arrays(folder: Path) -> tuple[str, str]:
     (folder / "tinynet.py").write_text(
         "import torch\nfrom torch import nn\n\n\ndef make():\n    torch.manual_seed(0)\n"
         "    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3)).eval()\n"
+        "\n\ndef single():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 1)).eval()\n"
+        "\n\ndef blank():\n    model = make()\n    nn.init.zeros_(model[3].weight)\n    return model\n"
     )
     draws = np.random.default_rng(0)
     mask = np.zeros((6, 8, 8), dtype=bool)
@@ -228,7 +248,33 @@ def test_the_command_prints_tables_or_json_and_draws_the_curves(
         (["--protocol", "best"], "protocol: 'best'"),
         (["--metrics", "nothing"], "metrics: 'nothing'"),
         (["--replacement", "9"], "replacement: 9.0 is outside"),
+        (["--replacement", "nan"], "replacement: nan is not a number"),
+        (["--metrics", "focus"], "focus: relevance of shape (6, 8, 8) and tiles"),
+        (["--metrics", ","], "metrics: none given"),
+        (["--methods", ""], "methods: none given"),
+        (
+            ["--model", "tinynet:single", "--score", "probability"],
+            "score: 'probability' of a model with a single",
+        ),
+        (
+            ["--model", "tinynet:single", "--metrics", "random_logit"],
+            "random_logit: it explains another class",
+        ),
+        (["--out", "nowhere/curves.png"], "there is no folder 'nowhere'"),
+        (["--seed", "-1"], "--seed"),
     ):
         assert main([*call, *extra]) == 2
         error = capsys.readouterr().err
         assert message in error and "Traceback" not in error
+
+
+def test_relevance_that_orders_nothing_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data, _ = write_arrays(tmp_path)
+    call = ["evaluate", "--data", data, "--model", "tinynet:blank", "--methods", "gradient_x_input,random", "--regions", "2"]  # fmt: skip
+    assert main([*call, "--metrics", "aopc_morf,random_logit", "--draws", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    said = [line for line in lines if line.startswith("undefined")]
+    assert len(said) == 2 and "aopc_morf of gradient_x_input for 6 of 6 samples (constant" in said[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,6 +32,7 @@ from relprop.evaluate.picture import picture
 from relprop.evaluate.protocols import PROTOCOLS, Protocol, protocol
 from relprop.evaluate.table import METRICS
 from relprop.show import save
+from relprop.show.picture import check_place
 
 OUT = Path("relprop-evaluate.png")
 DEFAULT = Protocol(
@@ -133,7 +135,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of all draws.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of all draws.")] = 0,
     batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Samples explained at a time.")] = 8,
     size: SizeOption = None,
     mean: MeanOption = None,
@@ -157,7 +159,7 @@ def evaluate(
     """
     with printing.reporting():
         chosen = DEFAULT if protocol_name is None else protocol(protocol_name)
-        names = _names(methods) or chosen.methods
+        names = _names("methods", methods) or chosen.methods
         if chosen.data == "arithmetic":
             if data or metrics or model != "demo":
                 raise InvalidInput(
@@ -165,12 +167,14 @@ def evaluate(
                 )
             print_agreements(agreements(names, seed), json)
             return
+        check_place(out)
         work = work_of(data, chosen, (model, weights, size, mean, std, device), limit)
         settings = _settings(chosen, work.data, regions, steps, replacement, draws, score)
-        asked = _names(metrics) or (
+        asked = _names("metrics", metrics) or (
             LOCALISED if protocol_name is None and work.data.mask is not None else chosen.metrics
         )
-        _announce(work, settings, names, asked, batch_size)
+        stated = _announce(work, settings, names, asked, batch_size, seed, store)
+        started = time.perf_counter()
         with printing.progress() as bar:
             task = bar.add_task("comparing", total=None)
 
@@ -180,6 +184,8 @@ def evaluate(
             found = compare(
                 work.model, work.data, names, asked, perturbation=settings, batch_size=batch_size, seed=seed, store=store, progress=show
             )  # fmt: skip
+        taken = time.perf_counter() - started
+        printing.say(f"done in {_duration(taken)}", "dim")
         place = None
         if found.curves:
             title = f"{work.name}, {len(work.data)} samples of {work.source}"
@@ -190,14 +196,21 @@ def evaluate(
                 "data": work.source,
                 "protocol": protocol_name,
                 "figure": None if place is None else str(place),
+                "seconds_stated": stated,
+                "seconds_taken": taken,
             }
             printing.print_json("evaluate", content | found.as_dict())
         else:
             _print(work, found, place)
 
 
-def _names(text: str | None) -> tuple[str, ...]:
-    return () if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+def _names(what: str, text: str | None) -> tuple[str, ...]:
+    found = () if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+    if text is not None and not found:
+        raise InvalidInput(
+            f"{what}: none given\n  do: give names with commas between them, or leave --{what} out"
+        )
+    return found
 
 
 def _settings(
@@ -221,15 +234,17 @@ def _number(text: str | None) -> Any:
 
 
 def _announce(
-    work: Work, settings: dict[str, Any], methods: Sequence[str], asked: Sequence[str], batch_size: int
-) -> None:
-    """Say what will be done and about how long it will take."""
+    work: Work, settings: dict[str, Any], methods: Sequence[str], asked: Sequence[str], batch_size: int, seed: int,
+    store: Path | None,
+) -> float:  # fmt: skip
+    """Say what will be done and about how long it will take, less what a store has; the seconds."""
     with printing.working("measuring a few samples"):
-        cost = cost_of(work.model, work.data, methods, asked, settings, batch_size)
+        cost = cost_of(work.model, work.data, methods, asked, settings, batch_size, seed=seed, store=store)
     rows = f"{cost.rows} forward rows of perturbed inputs, " if cost.rows else ""
     printing.say(
         f"{len(work.data)} samples, {len(methods)} methods: {rows}about {_duration(cost.seconds)}", "dim"
     )
+    return cost.seconds
 
 
 def _duration(seconds: float) -> str:
@@ -259,6 +274,8 @@ def _print(work: Work, found: Comparison, place: Path | None) -> None:
             f"{name} {rank:.2g}" for name, rank in sorted(ranks.items(), key=lambda item: item[1])
         )
         printing.print_field("mean rank", f"{words}; Kendall's W {agreement:.2f}")
+    for line in found.undefined():
+        printing.print_field("undefined", line)
     for name, checks in found.blind().items():
         printing.print_field(
             "caught", f"{name} answers alike whatever the model has learned ({', '.join(checks)})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,23 +55,18 @@ def compare(
     Raises:
         InvalidInput: an unknown name, a metric that the data or the model does not allow, or relevance that is not finite.
     """
-    held = data if isinstance(data, Data) else Data(data)
-    chosen = methods_of(methods)
-    asked = asked_of(metrics, held)
-    if batch_size < 1:
-        raise InvalidInput(f"batch_size: {batch_size}\n  do: give a whole number from 1 on")
-    settings = dict(perturbation or {})
-    if held.bounds is None and "bounds" not in settings:
-        settings["bounds"] = _extremes(model, held)  # the same for every batch
-    names = {r for r in (one.get("replacement") for one in (settings, *asked.values())) if isinstance(r, str)}
-    if names & {"dataset", "noisy_linear"} or "road_gap" in asked:  # they look at all samples
-        settings.setdefault("data", _source(held))
-    kept = Kept(None if store is None else Path(store), model, seed, settings, asked)
-    starts = range(0, len(held), batch_size)
-    total, done = len(starts) * len(chosen), 0
+    plan = _planned(model, data, methods, metrics, perturbation, batch_size, seed, store)
+    held, chosen, asked, settings, kept, parts = (
+        plan.data,
+        plan.methods,
+        plan.metrics,
+        plan.settings,
+        plan.kept,
+        plan.parts,
+    )
+    total, done = len(parts) * len(chosen), 0
     units: dict[str, list[dict[str, Any]]] = {method.name: [] for method in chosen}
-    for start in starts:
-        part = held.part(start, min(start + batch_size, len(held)))
+    for start, part in parts:
         batch = Batch(model, part, settings, seed)
         for method in chosen:
             if progress is not None:
@@ -86,6 +82,61 @@ def compare(
     if progress is not None:
         progress(total, total, "done")
     return _joined(chosen, asked, units, {"seed": seed, "batch_size": batch_size, "samples": len(held), "perturbation": described(settings), "options": {n: described(o) for n, o in asked.items()}, "specs": {m.name: m.spec for m in chosen}})  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a comparison works through: the data, methods, metrics and settings as they are meant, and the parts of the data."""
+
+    data: Data
+    methods: list[Method]
+    metrics: dict[str, dict[str, Any]]
+    settings: dict[str, Any]
+    kept: Kept
+    parts: list[tuple[int, Data]]
+
+
+def _planned(
+    model: Any, data: Any, methods: Any, metrics: Any, perturbation: Mapping[str, Any] | None, batch_size: int, seed: int,
+    store: str | Path | None,
+) -> _Plan:  # fmt: skip
+    """The plan of `compare` with these arguments."""
+    held = data if isinstance(data, Data) else Data(data)
+    chosen = methods_of(methods)
+    asked = asked_of(metrics, held)
+    if batch_size < 1:
+        raise InvalidInput(f"batch_size: {batch_size}\n  do: give a whole number from 1 on")
+    if seed < 0:
+        raise InvalidInput(f"seed: {seed}\n  do: give a whole number from 0 on")
+    settings = dict(perturbation or {})
+    if held.bounds is None and "bounds" not in settings:
+        settings["bounds"] = _extremes(model, held)  # the same for every batch
+    names = {r for r in (one.get("replacement") for one in (settings, *asked.values())) if isinstance(r, str)}
+    if names & {"dataset", "noisy_linear"} or "road_gap" in asked:  # they look at all samples
+        settings.setdefault("data", _source(held))
+    kept = Kept(None if store is None else Path(store), model, seed, settings, asked)
+    starts = range(0, len(held), batch_size)
+    parts = [(start, held.part(start, min(start + batch_size, len(held)))) for start in starts]
+    return _Plan(held, chosen, asked, settings, kept, parts)
+
+
+def left(
+    model: Any,
+    data: Any,
+    methods: Sequence[Any] | Mapping[str, Any] = METHODS,
+    metrics: Sequence[str] | Mapping[str, Mapping[str, Any]] = ("aopc_morf", "aopc_lerf", "abpc"),
+    *,
+    perturbation: Mapping[str, Any] | None = None,
+    batch_size: int = 16,
+    seed: int = 0,
+    store: str | Path | None = None,
+) -> dict[str, int]:
+    """How many samples each method has yet to be evaluated on: all of them, less those that a store has."""
+    plan = _planned(model, data, methods, metrics, perturbation, batch_size, seed, store)
+    return {
+        method.name: sum(len(part) for _, part in plan.parts if plan.kept.read(method, part) is None)
+        for method in plan.methods
+    }
 
 
 def _source(data: Data) -> Tensor:

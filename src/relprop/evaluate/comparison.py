@@ -117,9 +117,21 @@ class Comparison:
         found: dict[str, list[str]] = {}
         for metric in SANITY:
             if metric in self.metrics:
-                for name, mean in zip(self.methods, np.nanmean(self.values[metric], 0).tolist(), strict=True):
-                    if mean >= ALIKE:
+                for name, values in zip(self.methods, self.values[metric].T, strict=True):
+                    known = values[np.isfinite(values)]
+                    if len(known) and float(known.mean()) >= ALIKE:
                         found.setdefault(name, []).append(metric)
+        return found
+
+    def undefined(self) -> list[str]:
+        """A line for each metric and method that some samples have no value of: how many, and why."""
+        found = []
+        for metric in self.metrics:
+            for name, values in zip(self.methods, self.values[metric].T, strict=True):
+                if missing := int(np.isnan(values).sum()):
+                    found.append(
+                        f"{metric} of {name} for {missing} of {len(values)} samples ({METRICS[metric].undefined}): left out for every method"
+                    )
         return found
 
     def as_dict(self) -> dict[str, Any]:

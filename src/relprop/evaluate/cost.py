@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from relprop.evaluate.cases import Data, methods_of
-from relprop.evaluate.compare import asked_of
+from relprop.evaluate.cases import Data, Method, methods_of
+from relprop.evaluate.compare import asked_of, left
 from relprop.evaluate.comparison import CURVED
 from relprop.evaluate.perturb import Experiment, experiment
 from relprop.evaluate.scoring import FIRST_ROWS, Scorer, score_rows, scorer_of
@@ -18,6 +19,9 @@ from relprop.evaluate.table import METRICS
 
 SHARED = ("faithfulness_correlation", "sensitivity_n", "infidelity", "faithfulness_estimate")
 """Metrics whose forward rows serve all methods."""
+
+SLOW = 4.0
+"""A method whose first explanation takes more seconds is timed on one sample, not on two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,27 +46,54 @@ def cost_of(
     perturbation: Mapping[str, Any] | None = None,
     batch_size: int = 16,
     clock: Callable[[], float] = time.perf_counter,
+    seed: int = 0,
+    store: str | Path | None = None,
 ) -> Cost:
     """The cost of `compare` with these arguments: the rows are counted, and a row and each method are timed on up to two samples.
 
     Rows of curves and of shared subsets count; a metric that explains anew counts ten explanations (one of "emprt" and of its like).
+    What a store has already costs nothing.
     """
     few, chosen, asked = data.part(0, min(2, len(data))), methods_of(methods), asked_of(metrics, data)
+    remaining = left(
+        model,
+        data,
+        methods,
+        metrics,
+        perturbation=perturbation,
+        batch_size=batch_size,
+        seed=seed,
+        store=store,
+    )
     scorer = scorer_of(model, few.inputs, few.target)
     rows, row = 0, 0.0
     if any(name in SHARED or _is_curve(name) for name in asked):
         trial = experiment(model, few.inputs, few.target, **{"bounds": few.bounds, **(perturbation or {})})
-        rows = len(data) * _rows(trial, len(chosen), asked)
+        each, once = _rows(trial, asked)
+        rows = sum(remaining.values()) * each + max(remaining.values()) * once
         row = _row(trial, max(1, round(min(len(data), batch_size) / len(few))), clock)
     again = sum(1 if METRICS[n].rows.startswith("1 ") else 10 for n in asked if "explain" in METRICS[n].needs)
     explaining = 0.0
     for method in chosen:
-        if not method.chance:
-            method.explain(model, data.part(0, 1).inputs, _one(scorer))  # capture, once a model
-            started = clock()
-            method.explain(model, few.inputs, scorer.target)
-            explaining += (1 + again) * (clock() - started) * len(data) / len(few)
+        if not method.chance and remaining[method.name]:
+            single = (method, model, data.part(0, 1).inputs, _one(scorer), 1, clock)
+            slow = _explaining(*single) > SLOW  # with the capture, once a model
+            one = (
+                _explaining(*single)
+                if slow
+                else _explaining(method, model, few.inputs, scorer.target, len(few), clock)
+            )
+            explaining += (1 + again) * one * remaining[method.name]
     return Cost(rows, row, explaining)
+
+
+def _explaining(
+    method: Method, model: Any, inputs: Any, target: Any, count: int, clock: Callable[[], float]
+) -> float:
+    """Seconds that a method takes for each of so many samples."""
+    started = clock()
+    method.explain(model, inputs, target)
+    return (clock() - started) / count
 
 
 def _is_curve(name: str) -> bool:
@@ -76,13 +107,13 @@ def _one(scorer: Scorer) -> Any:
     return target[:1] if isinstance(target, torch.Tensor) and target.dim() else target
 
 
-def _rows(trial: Experiment, methods: int, metrics: Iterable[str]) -> int:
-    """Forward rows of one sample: for each order the steps of every draw and method; the subsets once."""
+def _rows(trial: Experiment, metrics: Iterable[str]) -> tuple[int, int]:
+    """Forward rows of one sample: for each method the steps of every order and draw; for all methods together the subsets."""
     names = list(metrics)
     orders = {way for name in names for way in CURVED.get(name, ())}
     others = [name for name in names if name not in CURVED and _is_curve(name)]
-    curves = (len(orders) + len(others)) * methods * trial.draws * (len(trial.counts) - 1)
-    return curves + sum(100 * trial.draws for name in names if name in SHARED)
+    curves = (len(orders) + len(others)) * trial.draws * (len(trial.counts) - 1)
+    return curves, sum(100 * trial.draws for name in names if name in SHARED)
 
 
 def _row(trial: Experiment, number: int, clock: Callable[[], float]) -> float:

@@ -143,10 +143,16 @@ def focus(relevance: Any, target_tiles: Any) -> Tensor:
     """The share of R⁺ on the tiles of a mosaic that show the explained class (Arias-Duart et al. 2022); chance is ½.
 
     relevance: (B, C, H, W) or (B, H, W) of 2 × 2 mosaics; target_tiles: (B, 4) true for the tiles of the class, row-major.
+    Raises `InvalidInput` for other shapes.
     """
-    values = given(relevance)
+    values, tiles = given(relevance), torch.as_tensor(target_tiles)
     values = values.sum(1) if values.dim() == 4 else values
-    tiles = torch.as_tensor(target_tiles).reshape(-1, 2, 2).to(values.device) != 0
+    if values.dim() != 3 or tiles.numel() != 4 * len(values):
+        raise InvalidInput(
+            f"focus: relevance of shape {tuple(values.shape)} and tiles of shape {tuple(tiles.shape)}\n"
+            "  do: it is for mosaics of 2 × 2 images (B, H, W), with the tiles of the class as mask (B, 4)"
+        )
+    tiles = tiles.reshape(-1, 2, 2).to(values.device) != 0
     high, wide = values.shape[1:]
     mask = tiles.repeat_interleave(-(-high // 2), 1).repeat_interleave(-(-wide // 2), 2)[:, :high, :wide]
     return relevance_mass(values, mask)

@@ -78,7 +78,8 @@ class Experiment:
     def _rows(self, point: Tensor, samples: Tensor, points: Tensor, draw: int, reveal: bool) -> Tensor:
         """The changed inputs of rows: `point` (R, …) of each place is when it is replaced, `points` (R,) how far a row is."""
         x = self.scorer.inputs
-        gone = (point <= points.reshape(-1, *[1] * (point.dim() - 1))) ^ reveal
+        at = points.reshape(-1, *[1] * (point.dim() - 1))
+        gone = point > at if reveal else point <= at
         if self.replacement.field is not None:
             return torch.where(gone, _of(self.field(draw), samples), _of(x, samples))
         noise, mean = self.field(draw), self.setting.data.mean((0, 2, 3)).reshape(-1, 1, 1).to(x)
@@ -95,15 +96,15 @@ class Experiment:
                 self.fields[draw] = drawn.to(self.scorer.inputs) * self.setting.noise
         return self.fields[draw]
 
-    def masked(self, masks: Tensor, draw: int) -> Callable[[Tensor, Tensor], Tensor]:
-        """A function of row numbers and their samples: the inputs with each row's own regions replaced; masks (R, N)."""
+    def masked(self, masks: Tensor, draw: int) -> Callable[[slice, Tensor], Tensor]:
+        """A function of a range of rows and their samples: the inputs with each row's own regions replaced; masks (R, N)."""
         labels = self.regions.labels.flatten(1)
         steps = torch.tensor([0], device=masks.device)
 
-        def made(rows: Tensor, own: Tensor) -> Tensor:
+        def made(rows: slice, own: Tensor) -> Tensor:
             places = labels.expand(len(self.scorer), -1)[own]
             gone = masks[rows].gather(1, places.clamp(min=0)) & (places >= 0)
-            point = self._spread((~gone).long().reshape(len(rows), *self.regions.labels.shape[1:]))
+            point = self._spread((~gone).long().reshape(len(own), *self.regions.labels.shape[1:]))
             return self._rows(point, own, steps, draw, False)
 
         return made
@@ -144,13 +145,16 @@ class Experiment:
         spread = self._spread(point)
         live = self._live(point, draw, length)
         sample, at = live.nonzero(as_tuple=True)
+        points = at.to(torch.int32)  # as the map of points: another type would be converted place by place
         found = torch.zeros(len(x), length, dtype=torch.float64, device=x.device)
         found[:, 0] = self.empty(draw) if reveal else self.scorer.first
 
-        def made(rows: Tensor, own: Tensor) -> Tensor:
-            return self._rows(_of(spread, own), own, at[rows], draw, reveal)
+        def made(rows: slice, own: Tensor) -> Tensor:
+            return self._rows(_of(spread, own), own, points[rows], draw, reveal)
 
         found[sample, at] = score_rows(self.scorer, sample, made, self.most)
+        if len(sample) == len(x) * (length - 1):
+            return found
         index = torch.where(live, torch.arange(length, device=x.device), 0).cummax(1).values
         return found.gather(1, index)
 
@@ -170,7 +174,7 @@ class Experiment:
 
 def _of(values: Tensor, samples: Tensor) -> Tensor:
     """The values of each row's sample; of a single sample one row that broadcasts."""
-    return values if len(values) == 1 else values[samples]
+    return values if len(values) == 1 else values.index_select(0, samples)
 
 
 def _constant(scores: Tensor, present: Tensor) -> Tensor:
@@ -364,6 +368,8 @@ def arranged(
     )
     chosen = replacement_of(_default(scorer.inputs) if replacement is None else replacement, setting)
     found = regions_of(scorer.inputs, regions, channels, partial)
+    if seed < 0:
+        raise InvalidInput(f"seed: {seed}\n  do: give a whole number from 0 on")
     if draws is not None and (not isinstance(draws, int) or draws < 1):
         raise InvalidInput(f"draws: {draws!r}\n  do: give a whole number from 1 on")
     number = (draws or DRAWS) if chosen.random else 1

@@ -205,13 +205,15 @@ def ordered(
         raise InvalidInput(f"ties: {ties!r} is unknown\n  do: 'stable' or 'random'")
     values = scores.abs() if absolute else scores
     if way == "random" or ties == "random":
-        shuffled = permutations(samples or range(len(scores)), scores.shape[1], seed).to(scores.device)
+        found = permutations(samples or range(len(scores)), scores.shape[1], seed).to(scores.device)
+        if way != "random":
+            found = found.gather(1, order(values.gather(1, found), descending=way == "morf"))
     else:
-        shuffled = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)
-    if way != "random":
-        shuffled = shuffled.gather(1, order(values.gather(1, shuffled), descending=way == "morf"))
-    lacking = (~present.to(scores.device)).long().gather(1, shuffled)
-    return rank_of(shuffled.gather(1, torch.argsort(lacking, dim=1, stable=True)))
+        found = order(values, descending=way == "morf")
+    if not bool(present.all()):
+        lacking = (~present.to(scores.device)).long().gather(1, found)
+        found = found.gather(1, torch.argsort(lacking, dim=1, stable=True))
+    return rank_of(found)
 
 
 def permutations(samples: Sequence[int], count: int, seed: int) -> Tensor:

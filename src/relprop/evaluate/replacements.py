@@ -175,6 +175,10 @@ def replacement_of(given: Any, setting: Setting) -> Replacement:
             f"replacement: {given!r} does not fit inputs of shape {tuple(x.shape)}\n  do: give a number, a name, or one value a channel: (C, 1, 1)"
         ) from error
     if x.is_floating_point():
+        if bool(made.isnan().any()):
+            raise InvalidInput(
+                f"replacement: {given!r} is not a number\n  do: give a value inside the inputs' range"
+            )
         low, high = float(setting.low.min()), float(setting.high.max())
         outside = (made < setting.low) | (made > setting.high)
         if (

@@ -30,7 +30,10 @@ SCORES = {
 FIRST_ROWS, MOST_ROWS, LARGE = 64, 256, 16_384
 """How many rows run through the model at a time: doubled from the first number on while a row gets cheaper.
 
-Samples of more than `LARGE` values start with an eighth of the first number on a processor, whose caches they fill."""
+Samples of more than `LARGE` values start with a sixteenth of the first number on a processor, whose caches they fill."""
+
+FEW = 16
+"""So many batches of the first size are not worth a search for a better one: larger ones ask for new memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +96,7 @@ def measured(kind: str, output: Any, weights: Tensor | None, target: Any) -> Ten
         return own_score.to(torch.float64).clone()
     values: Tensor = main_output(output).detach()
     if kind == "logit":
-        product = values * weights.to(values.dtype)
-        return sum_of_sample(product).to(torch.float64).clone()
+        return sum_of_sample(values * weights.to(values.dtype)).to(torch.float64)
     values, place = _class_row(values, weights).to(torch.float64), _class_row(weights, weights) != 0
     own = values[place]
     if kind == "accuracy":
@@ -189,27 +191,26 @@ def _check_score(score: str, output: Tensor, weights: Tensor) -> None:
 
 
 def score_rows(
-    scorer: Scorer, samples: Tensor, values: Callable[[Tensor, Tensor], Tensor], most: int | None = None
+    scorer: Scorer, samples: Tensor, values: Callable[[slice, Tensor], Tensor], most: int | None = None
 ) -> Tensor:
     """The scores of many rows, in batches whose size is found while working; float64 (R,).
 
     Args:
         samples: the sample of each row, (R,).
-        values: gives the changed tensor for a range of rows: called with their numbers and their samples.
+        values: gives the changed tensor for a range of rows: called with the range and the rows' samples.
         most: the number of rows at a time; None finds it.
     """
-    small = scorer.inputs[0].numel() <= LARGE or scorer.inputs.device.type != "cpu"
-    first = FIRST_ROWS if small else FIRST_ROWS // 8
-    total, done, size = len(samples), 0, most or first
-    result = torch.empty(total, dtype=torch.float64, device=scorer.inputs.device)
-    best, settled = float("inf"), most is not None or total < 4 * first  # a few rows are not worth a search
     device = scorer.inputs.device
+    first = first_rows(scorer)
+    total, done, size = len(samples), 0, most or first
+    result = torch.empty(total, dtype=torch.float64, device=device)
+    best, settled = float("inf"), most is not None or total < FEW * first
     while done < total:
-        numbers = torch.arange(done, min(done + size, total), device=device)
-        own = samples[numbers]
+        rows = slice(done, min(done + size, total))
+        own = samples[rows]
         started = 0.0 if settled else _now(device)
-        result[numbers] = scorer.of(values(numbers, own), own)
-        if not settled and len(numbers) == size:
+        result[rows] = scorer.of(values(rows, own), own)
+        if not settled and len(own) == size:
             each = (_now(device) - started) / size
             if done and each > 0.97 * best:  # no cheaper: the size before was enough
                 settled = True
@@ -218,13 +219,19 @@ def score_rows(
                 settled = True
             else:
                 best, size = min(best, each), 2 * size
-        done += len(numbers)
+        done = rows.stop
     if not bool(torch.isfinite(result).all()):
         raise InvalidInput(
             "model: its score is NaN or infinite for changed inputs\n"
             "  do: use a replacement within the input's range, or float64"
         )
     return result
+
+
+def first_rows(scorer: Scorer) -> int:
+    """How many rows run through the model at a time at first."""
+    small = scorer.inputs[0].numel() <= LARGE or scorer.inputs.device.type != "cpu"
+    return FIRST_ROWS if small else FIRST_ROWS // 16
 
 
 def _now(device: torch.device) -> float:

@@ -196,8 +196,14 @@ def tiers(scores: Any, higher_is_better: bool = True, level: float = LEVEL) -> l
 
 
 def mean_rank(scores: Any, higher_is_better: bool = True) -> Array:
-    """The rank of each method by its mean over the images that all are defined for, 1 the best, ties sharing theirs; (M,)."""
-    means = paired_rows(scores).mean(0)
+    """The rank of each method by its mean over the images that all are defined for, 1 the best, ties sharing theirs; (M,).
+
+    NaN where no image is defined for all.
+    """
+    array = paired_rows(scores)
+    if not len(array):
+        return np.full(array.shape[1], np.nan)
+    means = array.mean(0)
     found: Array = _stats().rankdata(-means if higher_is_better else means)
     return found
 

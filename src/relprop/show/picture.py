@@ -69,6 +69,15 @@ def save(picture: Image.Image, path: str | os.PathLike[str]) -> Path:
     older file as it was.
     Raises `InvalidInput` for another ending, a missing folder, or a path that is a folder.
     """
+    target, kind = check_place(path)
+    options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
+    with whole(target) as file:
+        picture.convert("RGB").save(file, format=kind, **options)
+    return target
+
+
+def check_place(path: str | os.PathLike[str]) -> tuple[Path, str]:
+    """Where `save` would write to and in which format. Raises `InvalidInput` where it could not."""
     target = Path(path)
     if not target.suffix:
         target = target.with_name(f"{target.name}.png") if target.name else target
@@ -85,10 +94,7 @@ def save(picture: Image.Image, path: str | os.PathLike[str]) -> Path:
             f"cannot save a picture as {str(path)!r}: there is no folder {str(target.parent)!r}\n"
             "  do: create the folder first, or choose another path"
         )
-    options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
-    with whole(target) as file:
-        picture.convert("RGB").save(file, format=kind, **options)
-    return target
+    return target, kind
 
 
 def save_page(body: str, path: str | os.PathLike[str]) -> Path:
