@@ -3,7 +3,7 @@
     python benchmarks/evaluate.py [--rounds 5] [--photographs FOLDER] [--json FILE]
 
 A small CNN (the digits' network) on images of 28 × 28, one thread, this process's own CPU time; a figure is the median of the
-ratios within rounds in which all take turns. Floor: rows the protocol needs × the time of a row in batches of 64. Quantus
+ratios within rounds in which all take turns. Floor: the rows of the protocol through the model and nothing else, in batches of 64. Quantus
 (`pip install 'relprop[quantus]'`) takes part where it is installed. With a folder of photographs, `samek2017` is stated and
 then run on the first four of them, EfficientNet-Lite0. The exit status is 1 where a target is missed.
 """
@@ -73,28 +73,40 @@ def gradient_x_input(model: Any, inputs: Any, targets: Any, **options: Any) -> A
     return found if isinstance(inputs, Tensor) else found.detach().numpy()
 
 
-def forwards(model: Any, images: Tensor, rows: int) -> Call:
-    """So many rows of bare forward passes, in batches of 64."""
-    batch = images[torch.arange(min(64, rows)) % len(images)].clone()
+def rows_of(model: Any, call: Callable[[Any], Any]) -> list[Tensor]:
+    """The rows that a call sends through the model, in batches of 64."""
+
+    class Seen(torch.nn.Module):
+        def forward(self, values: Tensor) -> Any:
+            held.append(values.clone())
+            return model(values)
+
+    held: list[Tensor] = []
+    call(Seen().eval())
+    return [part.clone() for part in torch.cat(held).split(64)]
+
+
+def forwards(model: Any, batches: list[Tensor]) -> Call:
+    """Bare forward passes of these batches."""
 
     def call() -> None:
         with torch.inference_mode():
-            for start in range(0, rows, 64):
-                model(batch[: min(64, rows - start)])
+            for batch in batches:
+                model(batch)
 
     return call
 
 
 def curves(model: Any, images: Tensor, relevance: Tensor, rounds: int, q: Any) -> list[dict[str, Any]]:
-    """112 steps of seven pixels, replaced by black."""
+    """112 steps of seven pixels, replaced by black: steps that change a value, and f(x)."""
     found = []
     for count in (1, 8, 64):
         x, r = images[:count], relevance[:count]
 
-        def ours(x: Tensor = x, r: Tensor = r) -> Any:
-            return experiment(model, x, size=7, replacement="black", bounds=(-1, 1)).curve(r)
+        def ours(own: Any = model, x: Tensor = x, r: Tensor = r) -> Any:
+            return experiment(own, x, size=7, replacement="black", bounds=(-1, 1)).curve(r)
 
-        calls: dict[str, Call] = {"ours": ours, "floor": forwards(model, x, 113 * count)}
+        calls: dict[str, Call] = {"ours": ours, "floor": forwards(model, rows_of(model, ours))}
         if q is not None:
             metric = q.PixelFlipping(features_in_step=7, perturb_baseline="black", disable_warnings=True, display_progressbar=False, normalise=False)  # fmt: skip
             labels = model(x).argmax(1).numpy()

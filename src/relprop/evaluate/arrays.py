@@ -83,7 +83,8 @@ def rank_of(ordered: Tensor) -> Tensor:
 
 def mean_ranks(values: Tensor) -> Tensor:
     """The rank of each value in its row from 1 on, ties sharing their mean, float64 (B, N)."""
-    ordered, place = values.sort(1)
+    place = _sorted(values)
+    ordered = values.gather(1, place)
     count = values.shape[1]
     at = torch.arange(count, device=values.device, dtype=torch.float64).expand(values.shape)
     differs = ordered[:, 1:] != ordered[:, :-1]
@@ -94,6 +95,15 @@ def mean_ranks(values: Tensor) -> Tensor:
         last = torch.where(torch.cat([differs, edge], 1), at, float(count)).flip(1).cummin(1).values.flip(1)
         ranks = (first + last) / 2 + 1
     return torch.empty_like(ranks).scatter_(1, place, ranks)
+
+
+def _sorted(values: Tensor) -> Tensor:
+    """The places of each row from the smallest value to the largest, ties in any order, (B, N)."""
+    if values.device.type != "cpu":
+        return values.argsort(1)
+    import numpy as np
+
+    return torch.from_numpy(np.argsort(values.numpy(), axis=1))  # on a processor several times as fast
 
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:

@@ -73,7 +73,8 @@ def randomised(
 def _randomise(layer: nn.Module, how: str, seed: int) -> None:
     devices = sorted({p.device.index or 0 for p in layer.parameters() if p.device.type == "cuda"})
     with torch.random.fork_rng(devices), torch.no_grad():
-        torch.manual_seed(seed)
+        # torch.manual_seed looks at every kind of accelerator, which takes longer than a small layer
+        (torch.manual_seed if devices else torch.default_generator.manual_seed)(seed)
         reset = getattr(layer, "reset_parameters", None) or getattr(layer, "_reset_parameters", None)
         if how == "reset" and callable(reset):
             reset()

@@ -119,4 +119,11 @@ def similarity_to(name: str, reference: Any) -> Callable[[Any], Tensor]:
     if name not in RANKS:
         return lambda other: SIMILARITIES[name](reference, other)
     ranks = RANKS[name](rows(reference))
-    return lambda other: pearson(ranks, RANKS[name](_pair(other, reference)[0]))
+    centred = _centred(ranks)
+    size = centred.norm(dim=1)
+
+    def like(other: Any) -> Tensor:
+        own = _centred(RANKS[name](_pair(other, reference)[0]))
+        return ratio((centred * own).sum(1), size * own.norm(dim=1))
+
+    return like
