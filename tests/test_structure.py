@@ -25,6 +25,7 @@ ORDER = [
     "engine.canonise",
     "engine.ops.table",
     "engine.ops",
+    "engine.layout",
     "engine.analyse",
     "engine.isolate",
     "engine.standins",

@@ -28,6 +28,7 @@ _HEADS = {"decoder_attention_heads": 8, "encoder_attention_heads": 8, "head_dim"
 _SWIN = {"image_size": 224}
 
 CONFIGS: dict[str, dict[str, Any] | Callable[[], Any]] = {
+    "levit": {"image_size": 224},  # smaller ones leave its last batch normalisations one place
     "siglip2": {"text_config": {"projection_size": 64}},
     "siglip": {"text_config": {"projection_size": 64}},
     "qwen4_exp": {"text_config": _INDEXED},

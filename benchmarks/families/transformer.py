@@ -187,7 +187,7 @@ def target_of(output: Any, hidden: dict[str, Tensor]) -> Any:
         raise ValueError(f"an output of {', '.join(output)} has nothing to explain")
     if name.startswith("logits_per"):  # the similarity of the sample's own two parts
         return lambda y: y.get(name).diagonal()
-    return lambda y: _first(y.get(name)).select(1, 0).flatten(1).mean(1)
+    return lambda y: _first(y.get(name)).select(1, 0).unsqueeze(1).flatten(1).mean(1)
 
 
 def _first(value: Any) -> Any:

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from relprop.engine.graph import Graph, Meta, Node, Ref, consumers, meta_of, parents, refs
+from relprop.engine.layout import layout_of, number_of
 from relprop.engine.ops.table import Operation
 from relprop.engine.step import Layout
-from relprop.errors import CaptureError
 
-_RESHAPES = (
-    "aten.view.",
-    "aten.reshape.",
-    "aten._unsafe_view.",
-    "aten.flatten.",
-    "aten.unflatten.",
-    "aten.view_copy.",
-)
 _CREATIONS = (
     "aten.new_zeros.", "aten.new_ones.", "aten.new_full.", "aten.new_empty.", "aten.new_empty_strided.",
     "aten.zeros_like.", "aten.ones_like.", "aten.full_like.", "aten.empty_like.", "aten.rand_like.",
@@ -41,23 +31,6 @@ the operation's name."""
 
 _SIZES = (*_CREATIONS, "aten.sym_size.", "aten.sym_numel.", "aten.sym_stride.")
 """Operations whose result does not depend on the values of their argument."""
-
-_PLACED: dict[str, tuple[int, int]] = {
-    "aten.index_select.": (1, 2), "aten.gather.": (1, 2), "aten.take_along_dim.": (2, 1), "aten.index_add.": (1, 2),
-    "aten.index_copy.": (1, 2), "aten.index_fill.": (1, 2), "aten.scatter.": (1, 2), "aten.scatter_add.": (1, 2),
-    "aten.scatter_reduce.": (1, 2),
-}  # fmt: skip
-"""Operations that move values along one dimension: where that dimension stands, and the index that says whither."""
-
-_ORDERED: dict[str, int] = {
-    "aten.sort.": 1, "aten.topk.": 2, "aten.cumsum.": 1, "aten.cumprod.": 1, "aten.cummax.": 1, "aten.cummin.": 1,
-    "aten.softmax.": 1, "aten._softmax.": 1, "aten.log_softmax.": 1, "aten._log_softmax.": 1,
-    "aten._safe_softmax.": 1,
-}  # fmt: skip
-"""Operations that look at all values along one dimension, and where that dimension stands."""
-
-_ATTENTION = ("aten.scaled_dot_product_", "aten._scaled_dot_product_")
-"""Operations whose queries look at all keys and values, which lie in the last dimension but one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +58,7 @@ def analyse(graph: Graph, operations: Mapping[str, Operation]) -> Facts:
     sized: set[str] = set()
     nonnegative: set[Ref] = set()
     layout: dict[Ref, Layout] = {}
+    numbers: dict[str, int] = {}  # computed from sizes
     readers = consumers(graph)
     ids = _token_ids(graph, operations)
     fed: set[str] = set()  # nodes whose values depend on those of an input
@@ -116,11 +90,12 @@ def analyse(graph: Graph, operations: Mapping[str, Operation]) -> Facts:
             if operation is not None and operation.is_nonnegative(node, nonnegative):
                 nonnegative.update(outputs)
         if graph.batched:
+            number = number_of(node, nodes, numbers)
+            if number is not None:
+                numbers[node.name] = number
             for ref in outputs:
                 if ref in data and ref in readers:
-                    if _rearranges(node, nodes, layout, fed):
-                        raise _mixed(node, "moves values between the samples of a batch")
-                    layout[ref] = _layout(node, ref, nodes, layout)
+                    layout[ref] = layout_of(node, ref, nodes, layout, numbers, fed)
     return Facts(frozenset(data), frozenset(static), frozenset(nonnegative), layout, frozenset(sized))
 
 
@@ -175,76 +150,6 @@ def _carries(
         and operation is not None
         and operation.kind == "selection"
     )
-
-
-def _layout(node: Node, ref: Ref, nodes: dict[str, Node], known: Mapping[Ref, Layout]) -> Layout:
-    """Where the samples lie in a value (see `Layout`), from the sizes that grow with the batch.
-
-    Only a reshape can merge the batch with another dimension; everything else leaves the merged dimension as it is.
-    """
-    meta = meta_of(nodes, ref)
-    assert meta is not None
-    if len(meta.batch) != 1:
-        what = (
-            "mixes the samples of a batch"
-            if not meta.batch
-            else "pairs the samples of a batch with each other"
-        )
-        raise _mixed(node, what)
-    dimension = meta.batch[0]
-    size = meta.shape[dimension]
-    if size == 2:
-        return Layout(dimension, 1)
-    sources = [(known[source], meta_of(nodes, source)) for source in parents(node) if source in known]
-    for layout, source in sources:
-        assert source is not None
-        if node.operation.startswith(_RESHAPES):
-            stride = layout.inner * math.prod(source.shape[layout.dimension + 1 :])
-            inner, rest = divmod(stride, math.prod(meta.shape[dimension + 1 :]))
-            if rest == 0 and inner and size % (2 * inner) == 0:
-                return Layout(dimension, inner)
-        elif source.shape[layout.dimension] == size:
-            return Layout(dimension, layout.inner)
-    return Layout(dimension, size // 2)
-
-
-def _mixed(node: Node, what: str) -> CaptureError:
-    return CaptureError(
-        f"{node.operation} at {node.where()} {what}, so that no sample has an explanation of its own\n"
-        "  do: explain the part of the model before it, or give one sample at a time; where the model takes steps before"
-        " samples, wrap it in a module whose forward is model(x.transpose(0, 1))"
-    )
-
-
-def _rearranges(node: Node, nodes: dict[str, Node], known: Mapping[Ref, Layout], fed: Set[str]) -> bool:
-    """Whether an operation moves values along the dimension of the samples to places that depend on the input, or looks
-    at all of that dimension where it holds more than the samples: nothing then says which value is whose."""
-    name = node.operation
-    if name.startswith(("aten.index.", "aten.index_put.")):
-        target = node.args[0]
-        meta = meta_of(nodes, target)
-        places = zip(range(99), node.args[1], strict=False)
-        return meta is not None and any(d in meta.batch and _is_fed(index, fed) for d, index in places)
-    for prefix, (along, index) in _PLACED.items():
-        if name.startswith(prefix):
-            return _samples_at(node.args[0], node.args[along], nodes) and _is_fed(node.args[index], fed)
-    for prefix, position in _ORDERED.items():
-        if name.startswith(prefix) and isinstance(node.args[0], Ref):
-            dim = node.args[position] if position < len(node.args) else node.kwargs.get("dim", -1)
-            return node.args[0] in known and _samples_at(node.args[0], dim, nodes)
-    if name.startswith(_ATTENTION):
-        return any(read in known and _samples_at(read, -2, nodes) for read in node.args[1:3])
-    return False
-
-
-def _is_fed(index: Any, fed: Set[str]) -> bool:
-    return isinstance(index, Ref) and index.name in fed
-
-
-def _samples_at(ref: Ref, dim: int | None, nodes: dict[str, Node]) -> bool:
-    """Whether the samples lie along that dimension."""
-    meta = meta_of(nodes, ref)
-    return meta is not None and dim is not None and dim % max(1, len(meta.shape)) in meta.batch
 
 
 def weighted(graph: Graph, operations: Mapping[str, Operation], facts: Facts) -> list[Node]:

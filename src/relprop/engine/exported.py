@@ -31,6 +31,8 @@ def graph_of(program: ExportedProgram, batched: Sequence[bool] | None = None) ->
 
     `batched` says of each input whether its first dimension counts samples (by default of every one).
     """
+    if any(name_of(node.target) == "python _add_batch_dim" for node in program.graph.nodes):  # type: ignore[arg-type]
+        program = decomposed(program)  # what torch.vmap ran has no meaning outside of it
     graph = functionalise(read(program, batched))
     if graph is None or any(_breaks_down(node) for node in graph.nodes):
         graph = functionalise(read(decomposed(program), batched))
@@ -194,12 +196,19 @@ class _Reader:
             if node.op == "output":
                 return _plain(self.value(node.args[0]))
             if node.op == "get_attr":
-                self.env[node] = module.get_submodule(node.target) if hasattr(module, node.target) else None
+                self.env[node] = self.part(module, str(node.target))
                 continue
             if any(name in str(node.target) for name in _IGNORED):
                 continue
             self.call(node, prefix)
         raise CaptureError("the exported program returns nothing")
+
+    def part(self, module: fx.GraphModule, target: str) -> Any:
+        """A program within the program; None for a tensor, which is read where the graph's signature names it."""
+        found = getattr(module, target, None)
+        if found is None or isinstance(found, (torch.nn.Module, torch.Tensor)):
+            return found if isinstance(found, torch.nn.Module) else None
+        raise CaptureError(f"the export keeps {target}, which is no operation but a function of Python")
 
     def call(self, node: fx.Node, prefix: str) -> None:
         args, kwargs = _plain(self.value(node.args)), _plain(self.value(node.kwargs))
