@@ -31,7 +31,7 @@ def graph_of(program: ExportedProgram, batched: Sequence[bool] | None = None) ->
 
     `batched` says of each input whether its first dimension counts samples (by default of every one).
     """
-    if any(name_of(node.target) == "python _add_batch_dim" for node in program.graph.nodes):  # type: ignore[arg-type]
+    if any(name_of(node.target) == "python _add_batch_dim" for node in program.graph.nodes):
         program = decomposed(program)  # what torch.vmap ran has no meaning outside of it
     graph = functionalise(read(program, batched))
     if graph is None or any(_breaks_down(node) for node in graph.nodes):

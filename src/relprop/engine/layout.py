@@ -159,7 +159,7 @@ def number_of(node: Node, nodes: dict[str, Node], numbers: Mapping[str, int]) ->
     if node.kind != "call" or node.meta is not None or node.function is None:
         return None
     if node.operation.startswith("aten.sym_size."):
-        return _shape(nodes, node.args[0])[node.args[1]]
+        return int(_shape(nodes, node.args[0])[node.args[1]])
     if any(ref.name not in numbers for ref in parents(node)):
         return None
     args = pytree.tree_map(
