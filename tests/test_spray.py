@@ -169,6 +169,18 @@ def test_samples_beyond_the_landmarks_lie_among_their_neighbours(monkeypatch: py
     assert (nearest == label).mean() > 0.95
 
 
+def test_the_default_layout_parts_two_strategies_and_is_the_same_every_time() -> None:
+    pytest.importorskip("umap")
+    maps = styles(30)
+    first, second = (analyse.spray(maps)[0].embedding for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert first.shape == (60, 2) and first.dtype == np.float32 and np.isfinite(first).all()
+    own = np.arange(60) < 30
+    between = np.linalg.norm(first[own].mean(0) - first[~own].mean(0))
+    within = max(np.linalg.norm(first[g] - first[g].mean(0), axis=1).max() for g in (own, ~own))
+    assert between > 2 * within, "each strategy is an island"
+
+
 class Corner(torch.nn.Module):
     """Class 1 is scored by the mean of the picture, and by a bright lower left corner."""
 

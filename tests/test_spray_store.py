@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -52,14 +53,14 @@ def test_a_planted_mark_is_found_and_confirmed_and_nothing_is_flagged_without_it
         assert told["inject"] > 3 * abs(told["inject control"]) and told["flips"] > 0.1
 
 
-def planted(folder: Path) -> tuple[Path, np.ndarray]:
-    """A model, data and a store in a folder; class 1 has a bright corner in 30 % of its samples."""
+def planted(folder: Path, others: int = 80) -> tuple[Path, np.ndarray]:
+    """A model, data and a store in a folder; class 1 has 80 samples, a bright corner in 30 % of them, class 0 has none."""
     (folder / "nets.py").write_text(NETS)
     random = np.random.default_rng(0)
-    x = random.gamma(2, 0.25, (160, 1, 12, 12)).astype(np.float32)
-    y = np.repeat([0, 1], 80)
+    x = random.gamma(2, 0.25, (others + 80, 1, 12, 12)).astype(np.float32)
+    y = np.repeat([0, 1], [others, 80])
     x[:, :, -2:, -2:] = 0.02
-    marked = np.sort(random.choice(np.arange(80, 160), 24, replace=False))
+    marked = np.sort(random.choice(np.arange(others, others + 80), 24, replace=False))
     x[marked, :, -2:, -2:] = random.uniform(0.8, 1, (24, 1, 2, 2))
     np.savez(folder / "data.npz", inputs=x, labels=y)
     store = folder / "maps.zarr"
@@ -100,6 +101,44 @@ def test_the_command_names_the_mark_confirms_it_and_leaves_the_store_alone(
     (tmp_path / "nets.py").write_text(NETS.replace("0.3", "0.4"))
     np.savez(tmp_path / "other.npz", inputs=np.ones((160, 1, 12, 12), np.float32), labels=np.zeros(160, int))
     assert main([*common, "--model", "nets:make", "--data", "other.npz"]) == 2
+
+
+def test_a_class_of_three_samples_is_named_and_what_it_leaves_untried_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store, marked = planted(tmp_path, others=3)
+    command = ["analyse", str(store), "--embedding", "none", "--model", "nets:make", "--data", "data.npz"]
+    assert main(command) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "class 0: 3 samples, fewer than 20" in printed and "untried" in printed
+    assert "Not put to the test: 3 samples of classes other than class 1, 5 are needed." in printed
+    (_, cluster), *_ = analyse.load(folder_of(store)).flagged
+    assert sorted(cluster.rows) == marked.tolist() and cluster.confirmation is None
+    assert cluster.unconfirmed.startswith("3 samples of classes other than")
+
+
+def test_a_place_without_room_for_a_control_is_left_untried_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from relprop.run import Recipe, prepared
+
+    monkeypatch.chdir(tmp_path)
+    store = relprop.store.open(planted(tmp_path)[0])
+    analysis = analyse.spray_store(store, embedding="none")
+    one, cluster = analysis.flagged[0]
+    large = replace(cluster, place=analyse.Place(0.25, 0.25, 0.75, 0.75))
+    rest = tuple(large if other is cluster else other for other in one.clusters)
+    wide = replace(
+        analysis,
+        classes=tuple(replace(c, clusters=rest) if c is one else c for c in analysis.classes),
+    )
+    task = prepared(Recipe(model="nets:make", data="data.npz"))
+    found = analyse.confirm_store(store, wide, task).flagged[0][1]
+    assert (
+        found.confirmation is None
+        and found.unconfirmed == "the place leaves no room for a control of its size"
+    )
 
 
 def made(folder: Path, **columns: Any) -> Path:

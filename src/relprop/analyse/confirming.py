@@ -128,6 +128,14 @@ def _pasted(base: Tensor, source: Tensor, boxes: list[tuple[int, int, int, int]]
     return mixed
 
 
+def has_room(place: Place, shape: tuple[int, ...]) -> bool:
+    """Whether a control of a place's size fits beside it into inputs of that shape, (H, W) or (T,)."""
+    height, width = (1, *shape) if len(shape) == 1 else shape
+    top, left, bottom, right = place.pixels(height, width)
+    tall, wide = bottom - top, right - left
+    return max(top, height - bottom) >= tall or max(left, width - right) >= wide
+
+
 def _elsewhere(
     box: tuple[int, int, int, int], shape: tuple[int, ...], random: Any
 ) -> tuple[int, int, int, int]:

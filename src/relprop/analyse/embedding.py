@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from relprop.analyse.graph import needed, neighbours
+from relprop.analyse.graph import needed, neighbours, torch_threads_kept
 from relprop.errors import InvalidInput
 
 EMBEDDINGS = ("umap", "tsne", "spectral", "none")
@@ -78,7 +78,7 @@ def _umap(features: Singles, start: Singles, indices: Any, distances: Any, seed:
     n = len(features)
     own = np.arange(n, dtype=indices.dtype)[:, None]
     known = np.hstack([own, indices]), np.hstack([np.zeros((n, 1), np.float32), distances])
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch_threads_kept():
         warnings.simplefilter(
             "ignore"
         )  # that one thread is used with a seed, that the index for new points is missing

@@ -6,6 +6,8 @@ Needs scipy and scikit-learn; more than 10,000 points also pynndescent: `pip ins
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -41,6 +43,17 @@ def needed(name: str) -> Any:
         ) from error
 
 
+@contextmanager
+def torch_threads_kept() -> Iterator[None]:
+    """torch's number of threads as it was, also after numba, which shares OpenMP with it, has set its own."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
+
+
 def neighbours(points: NDArray[Any], k: int, seed: int = 0) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """The k nearest other points of each point, by Euclidean distance, the nearest first.
 
@@ -61,10 +74,11 @@ def neighbours(points: NDArray[Any], k: int, seed: int = 0) -> tuple[NDArray[np.
         ).kneighbors()  # without an argument the point itself is left out
         return indices.astype(np.int32), distances.astype(np.float32)
     descent = needed("pynndescent").NNDescent
-    index = descent(
-        points, n_neighbors=k + 1, random_state=seed, n_trees=6, max_candidates=20, low_memory=True
-    )
-    indices, distances = index.neighbor_graph
+    with torch_threads_kept():
+        index = descent(
+            points, n_neighbors=k + 1, random_state=seed, n_trees=6, max_candidates=20, low_memory=True
+        )
+        indices, distances = index.neighbor_graph
     return _without_self(indices, distances)
 
 

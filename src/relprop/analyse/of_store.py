@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from relprop.analyse.confirming import FEWEST, confirm
+from relprop.analyse.confirming import FEWEST, confirm, has_room
 from relprop.analyse.result import Analysis, ClassAnalysis, Cluster, with_confirmation
 from relprop.analyse.strategies import spray
 from relprop.errors import InvalidInput
@@ -132,7 +132,8 @@ def confirm_store(
         progress: called with the class's name, how many clusters are done, and how many there are.
 
     Returns:
-        The analysis with `confirmation` filled in where enough samples are at hand.
+        The analysis with `confirmation` filled in, or `unconfirmed` with the reason where a cluster cannot be put to the test: fewer
+        than five samples on a side, no place, or one that leaves no room for a control.
 
     Raises:
         InvalidInput: another model or other data than the store's.
@@ -146,9 +147,15 @@ def confirm_store(
         if progress is not None:
             progress(one.name, number, len(chosen))
         groups = _groups(store, one, cluster, seed)
-        if min(len(group) for group in groups[:2]) < FEWEST or cluster.place is None:
+        if reason := _too_few(one, groups):
+            analysis = with_confirmation(analysis, one.target, cluster.number, reason)
             continue
         affected, clean, donors = (_inputs(store, task, places, group) for group in groups)
+        assert cluster.place is not None  # suspects have one
+        if not has_room(cluster.place, tuple(affected.shape[2:])):
+            reason = "the place leaves no room for a control of its size"
+            analysis = with_confirmation(analysis, one.target, cluster.number, reason)
+            continue
         share = next((e.value for e in cluster.evidence if e.name == "place"), float("nan"))
         found = confirm(
             model, affected, clean, cluster.place, one.target,
@@ -195,6 +202,14 @@ def _groups(
     rest = np.setdiff1d(one.rows, cluster.rows)
     drawn = [np.sort(random.permutation(rows)[:MOST]) for rows in (cluster.rows, others, rest)]
     return drawn[0], drawn[1], drawn[2]
+
+
+def _too_few(one: ClassAnalysis, groups: Sequence[NDArray[np.int64]]) -> str:
+    """Which side of a confirmation has too few samples, in words; empty where both have enough."""
+    for rows, what in zip(groups, ("in the cluster", f"of classes other than {one.name}"), strict=False):
+        if len(rows) < FEWEST:
+            return f"{len(rows)} sample{'' if len(rows) == 1 else 's'} {what}, {FEWEST} are needed"
+    return ""
 
 
 def _inputs(store: Store, task: Task, places: dict[str, int], rows: NDArray[np.int64]) -> Tensor:

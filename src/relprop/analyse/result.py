@@ -18,7 +18,7 @@ from relprop.errors import InvalidInput
 SCHEMA = 1
 """The version of the saved form; a folder of a later one is refused."""
 
-FLAGGED = 0.45
+FLAGGED = 0.65
 """A cluster of at least this suspicion is flagged: set by marked and unmarked digits; studies/planted_mark.py measures it."""
 
 ARRAYS = ("rows", "eigenvalues", "embedding", "spectral", "mean_map")
@@ -121,7 +121,8 @@ class Cluster:
         exemplars: rows, the most typical first.
         mean_map: (h, w) or (w,), the mean of the normalised maps, signed.
         place: where the cluster's relevance differs from the rest of the class; None where nothing stands out.
-        confirmation: filled in by `confirm`.
+        confirmation: filled in by `confirm_store`.
+        unconfirmed: why `confirm_store` could not put the cluster to the test, in a few words; empty where it did, or was not asked.
     """
 
     number: int
@@ -133,6 +134,7 @@ class Cluster:
     mean_map: Singles
     place: Place | None = None
     confirmation: Confirmation | None = None
+    unconfirmed: str = ""
 
     @property
     def size(self) -> int:
@@ -280,13 +282,18 @@ def load(path: str | Path) -> Analysis:
     return Analysis(classes, refused, content["settings"], content["source"])
 
 
-def with_confirmation(analysis: Analysis, target: int, number: int, found: Confirmation) -> Analysis:
-    """The analysis with what `confirm` found for one cluster."""
+def with_confirmation(analysis: Analysis, target: int, number: int, found: Confirmation | str) -> Analysis:
+    """The analysis with what `confirm` found for one cluster, or with why it could not be asked."""
+    change: dict[str, Any] = (
+        {"confirmation": None, "unconfirmed": found}
+        if isinstance(found, str)
+        else {"confirmation": found, "unconfirmed": ""}
+    )
 
     def updated(one: ClassAnalysis) -> ClassAnalysis:
         if one.target != target:
             return one
-        clusters = tuple(replace(c, confirmation=found) if c.number == number else c for c in one.clusters)
+        clusters = tuple(replace(c, **change) if c.number == number else c for c in one.clusters)
         return replace(one, clusters=clusters)
 
     return replace(analysis, classes=tuple(updated(one) for one in analysis.classes))

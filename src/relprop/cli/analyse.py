@@ -142,7 +142,7 @@ def print_analysis(store: Store, analysis: Analysis) -> None:
     rows = [
         (
             one.name, str(cluster.number + 1), f"{cluster.size} ({100 * cluster.share:.0f} %)", f"{cluster.suspicion:.2f}",
-            "flagged" if cluster.flagged else "", "" if cluster.confirmation is None else "yes" if cluster.confirmation.confirmed else "no",
+            "flagged" if cluster.flagged else "", _confirmed(cluster),
         )
         for one, cluster in analysis.suspects[: max(LISTED, len(flagged))]
     ]  # fmt: skip
@@ -158,6 +158,8 @@ def print_analysis(store: Store, analysis: Analysis) -> None:
             printing.print_field("", piece.words)
         if cluster.confirmation is not None:
             printing.print_field("", cluster.confirmation.words)
+        elif cluster.unconfirmed:
+            printing.print_field("", f"Not put to the test: {cluster.unconfirmed}.")
     printing.print_gap()
     head = ("class", "samples", "strategies", "clusterability", "λ₂", "z", "suspicion")
     table = [
@@ -173,6 +175,13 @@ def print_analysis(store: Store, analysis: Analysis) -> None:
         printing.print_field("flagged", f"nothing (from a suspicion of {FLAGGED} on)")
     for target, why in analysis.refused.items():
         printing.print_field("left out", f"{store.class_name(target)}: {why}")
+
+
+def _confirmed(cluster: Cluster) -> str:
+    """What an experiment said of a cluster, in a word; nothing where none was asked for."""
+    if cluster.confirmation is not None:
+        return "yes" if cluster.confirmation.confirmed else "no"
+    return "untried" if cluster.unconfirmed else ""
 
 
 def as_json(analysis: Analysis) -> dict[str, Any]:
@@ -212,6 +221,7 @@ def _suspect(one: ClassAnalysis, cluster: Cluster) -> dict[str, Any]:
         "exemplars": cluster.exemplars.tolist(),
         "confirmed": None if found is None else found.confirmed,
         "confirmation": None if found is None else found.words,
+        "unconfirmed": cluster.unconfirmed or None,
     }  # fmt: skip
 
 
