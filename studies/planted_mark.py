@@ -34,16 +34,16 @@ CORNERS = {"lower left": (23, 1), "upper right": (1, 23), "upper left": (1, 1), 
 SHARE, SIDE, COUNT = 0.3, 4, 4000
 
 
-def images(name: str) -> tuple[Tensor, Tensor]:
-    """(N, 1, 28, 28) in 0…1, and labels."""
+def images(name: str, count: int = COUNT) -> tuple[Tensor, Tensor]:
+    """(N, 1, 28, 28) in 0…1, and labels; at most `count` of them."""
     if name == "mnist":
         file = Path(__file__).resolve().parents[2] / "shared" / "data" / "mnist" / "mnist_test.npz"
         with np.load(file, allow_pickle=False) as held:
-            return torch.from_numpy(held["images"]).float()[:COUNT, None] / 255, torch.from_numpy(
+            return torch.from_numpy(held["images"]).float()[:count, None] / 255, torch.from_numpy(
                 held["labels"]
-            ).long()[:COUNT]
+            ).long()[:count]
     first, y1, second, y2 = digits(0.0, 1.0)
-    return torch.cat([first, second]), torch.cat([y1, y2])
+    return torch.cat([first, second])[:count], torch.cat([y1, y2])[:count]
 
 
 def planted(x: Tensor, y: Tensor, seed: int, share: float = SHARE) -> tuple[Tensor, np.ndarray, int, str]:
@@ -121,9 +121,9 @@ def found(told: dict[str, Any]) -> bool:
     return bool(named and min(told["precision"], told["recall"]) >= 0.9)
 
 
-def run(seed: int, name: str, mark: bool, epochs: int, **settings: Any) -> dict[str, Any]:
+def run(seed: int, name: str, mark: bool, epochs: int, count: int = COUNT, **settings: Any) -> dict[str, Any]:
     """One seed, with the mark or without it."""
-    x, y = images(name)
+    x, y = images(name, count)
     marked, flags, target, corner = planted(x, y, seed)
     with tempfile.TemporaryDirectory() as folder:
         analysis = analysed(marked if mark else x, y, seed, Path(folder), epochs, **settings)

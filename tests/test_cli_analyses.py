@@ -61,6 +61,11 @@ def test_compare_lists_where_strategies_differ(folder: Path, capsys: pytest.Capt
     texts(folder / "texts", 0.0)
     assert main(["compare", "first", "texts"]) == 2
     assert "do: give two stores of the same data" in capsys.readouterr().err
+    photographs_store(folder / "elsewhere", [f"/elsewhere/of another set {i}.png" for i in range(30)], 1.0)
+    assert main(["compare", "first", "elsewhere"]) == 2
+    assert "share no sample" in capsys.readouterr().err
+    assert main(["words", "first"]) == 2
+    assert "holds no tokens (kind 'image')" in capsys.readouterr().err
 
 
 def test_words_lists_each_class(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -121,6 +121,7 @@ def test_rows_point_into_what_was_given() -> None:
         ({"relevance": styles(20), "neighbours": 0}, "1 or more"),
         ({"relevance": styles(20), "neighbors": 5}, "no setting of spray"),
         ({"relevance": styles(20), "embedding": "pca"}, "umap, tsne"),
+        ({"relevance": styles(20), "seed": -1}, "0 or more"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(arguments: dict[str, Any], words: str) -> None:
@@ -148,6 +149,13 @@ def test_pooling_keeps_sums_and_normalising_makes_maps_comparable() -> None:
     np.testing.assert_allclose(np.abs(normalised(small)).sum((1, 2)), 1, rtol=1e-5)
     np.testing.assert_allclose(shares(small).sum((1, 2)), 1, rtol=1e-5)
     assert not normalised(np.zeros((2, 3, 3), np.float32)).any()
+
+
+@pytest.mark.parametrize("features", [5, 40])
+def test_noise_in_a_table_is_not_flagged(features: int) -> None:
+    for seed in range(3):
+        noise = np.random.default_rng(seed).gamma(1, 1, (120, features))
+        assert not analyse.spray(noise, embedding="none", seed=seed).flagged
 
 
 def test_a_division_of_two_groups_is_found_where_it_is() -> None:

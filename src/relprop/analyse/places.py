@@ -33,6 +33,9 @@ LIKE = 0.05
 SEARCHED = 1_500
 """So many samples of a class, drawn at random, are searched for places; all are then assigned."""
 
+FEWEST = 10
+"""A group, and the rest of its class, of fewer samples can look divided by chance."""
+
 KEPT = 8
 """So many boxes of each size, those that divide best, are looked at closely."""
 
@@ -53,7 +56,8 @@ class Findings:
         apart: Ashman's D = √2 |m₁ − m₂| / √(v₁ + v₂) of the square root of the share of positive relevance in the box
             (Ashman, Bird and Zepf 1994); above 2 two groups are separate.
         compact: of all that the group's mean map has more than the rest's, the part that lies in the box (0…1).
-        elsewhere: the mean squared effect size (Cohen's d²) of the cells away from the box, without what chance gives.
+        elsewhere: the mean squared effect size (Cohen's d²) of the cells away from the box, without what chance gives; infinite
+            where these are less than half of the map, too few to say that the maps are alike but for the place.
         share, usual: of the positive relevance in the box: the group's mean and the rest's.
         part: of the class that is in the group.
     """
@@ -95,11 +99,11 @@ def search(shares: NDArray[np.float32], smallest: float = 0.03, seed: int = 0) -
 
     Args:
         shares: (n, h, w), each map sums to 1.
-        smallest: groups of a smaller part of the class are not looked for (and none of fewer than five samples).
+        smallest: groups of a smaller part of the class are not looked for (and none of fewer than `FEWEST` samples).
         seed: of the draw of `SEARCHED` samples.
     """
     maps = _drawn(shares, seed)
-    least = max(5, int(np.ceil(smallest * len(maps))))
+    least = max(FEWEST, int(np.ceil(smallest * len(maps))))
     if len(maps) < 2 * least:
         return None
     found: list[Split] = []
@@ -147,11 +151,11 @@ def _refined(maps: NDArray[np.float32], split: Split, least: int) -> Split:
 def compare(shares: NDArray[np.float32], members: Mask, seed: int = 0) -> Findings | None:
     """The place where given members of a class differ from the rest in the most suspicious way.
 
-    None where there is no rest, or fewer than three samples on either side.
+    None where either side has fewer than `FEWEST` samples.
     """
     rows = _rows(len(shares), seed)
     maps, inside = shares[rows], members[rows]
-    if min(inside.sum(), (~inside).sum()) < 3:
+    if min(inside.sum(), (~inside).sum()) < FEWEST:
         return None
     found: list[Findings] = []
     for height, width in _sizes(*maps.shape[1:]):
@@ -174,21 +178,27 @@ def look(shares: NDArray[np.float32], members: Mask, box: Box, apart: float) -> 
     around = np.zeros(shares.shape[1:], dtype=bool)
     around[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1] = True
     share, usual = (float(m[top:bottom, left:right].sum()) for m in (here, there))
-    elsewhere = _effect(shares[:, ~around], members)
+    elsewhere = _effect(shares[:, ~around], members) if around.mean() <= 0.5 else float("inf")
     return Findings(box, apart, compact, elsewhere, share, usual, float(members.mean()))
 
 
 def _effect(rest: NDArray[np.float32], members: Mask) -> float:
-    """The mean of Cohen's d² over cells, of the square roots of each map's shares among these cells alone."""
-    if rest.shape[1] == 0:
-        return float("inf")
+    """The mean of Cohen's d² over cells, of the square roots of each map's shares among these cells alone.
+
+    Less what chance gives, plus its standard error: that a few samples of a few cells are alike is not yet evidence.
+    """
     total = rest.sum(1, keepdims=True)
     roots = np.sqrt(np.divide(rest, total, out=np.zeros_like(rest), where=total > 1e-9))
     here, there = roots[members], roots[~members]
     sizes = len(here), len(there)
     variance = (sizes[0] * here.var(0) + sizes[1] * there.var(0)) / len(roots) + 1e-4
     squared = (here.mean(0) - there.mean(0)) ** 2 / variance
-    return float(squared.mean() - (1 / sizes[0] + 1 / sizes[1]) * (variance > 2e-4).mean())
+    alive = variance > 2e-4
+    chance = (
+        1 / sizes[0] + 1 / sizes[1]
+    ) * alive.mean()  # what d² of groups that do not differ has on average,
+    error = chance * np.sqrt(2 / max(alive.sum(), 1))  # and its standard error, as if cells were independent
+    return float(squared.mean() - chance + error)
 
 
 def ashman(m1: Any, m2: Any, v1: Any, v2: Any) -> Reals:

@@ -237,7 +237,10 @@ class Analysis:
         folder = Path(path)
         if folder.exists() and not (folder / "analysis.json").is_file():
             raise InvalidInput(f"{folder}: is there and is no analysis\n  do: give another path")
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise InvalidInput(f"{folder}: {error.filename} is a file\n  do: give another path") from error
         made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
             with (made / "arrays.npz").open("wb") as file:

@@ -73,7 +73,7 @@ class Settings:
         for name, number, least in (
             ("side", 1 if self.side is None else self.side, 1), ("neighbours", self.neighbours, 1),
             ("eigenvalues", self.eigenvalues, 3), ("most", self.most, 2), ("exemplars", self.exemplars, 1),
-            ("smallest", self.smallest, 6),
+            ("smallest", self.smallest, 6), ("seed", self.seed, 0),
         ):  # fmt: skip
             if number < least:
                 raise InvalidInput(f"{name}: {number}\n  do: give {least} or more")
@@ -144,7 +144,7 @@ def spray(
     if not found:
         why = "; ".join(f"class {one}: {words}" for one, words in list(refused.items())[:3])
         raise InvalidInput(
-            f"no class can be analysed ({why})\n  do: explain more samples a class, or lower `smallest`"
+            f"no class can be analysed ({why})\n  do: explain more samples a class, or lower smallest (--smallest)"
         )
     found.sort(key=lambda one: -one.clusterability)
     return Analysis(tuple(found), refused, {"method": "spray", **asdict(how)})

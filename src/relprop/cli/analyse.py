@@ -64,7 +64,7 @@ def analyse(
     places: Annotated[bool, typer.Option("--places/--no-places", help="Let a suspicious place that divides a class have a say; without it SpRAy as published.")] = DEFAULT.places,
     embedding: Annotated[str, typer.Option(metavar="|".join(EMBEDDINGS), help="The layout for looking at.")] = DEFAULT.embedding,
     smallest: Annotated[int, typer.Option(metavar="N", min=6, help="Classes of fewer samples are left out, and named.")] = DEFAULT.smallest,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of all draws.")] = DEFAULT.seed,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of all draws.")] = DEFAULT.seed,
     weights: WeightsOption = None,
     size: SizeOption = None,
     mean: MeanOption = None,
@@ -131,9 +131,12 @@ def _class(store: Store, name: str) -> int:
         return int(name)
     if name in store.classes:
         return store.classes.index(name)
-    raise InvalidInput(
-        f"class: {name!r} is none of the store's\n  do: give its number, or one of {', '.join(store.classes[:5])} …"
+    named = (
+        f", or one of {', '.join(store.classes[:5])} …"
+        if store.classes
+        else "; the store has no names of classes"
     )
+    raise InvalidInput(f"class: {name!r} is none of the store's\n  do: give its number{named}")
 
 
 def print_analysis(store: Store, analysis: Analysis) -> None:

@@ -121,7 +121,7 @@ def compare(
         ),
     ] = LEVEL,
     top: TopOption = 20,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of the sign-flip test.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the sign-flip test.")] = 0,
     json: JsonOption = False,
 ) -> None:
     """Two models on the same data: where do they agree, and where do their strategies differ for sure?
