@@ -38,8 +38,9 @@ def confirm(
     """Measure what the content of a place does to the score of a class (Lapuschkin et al. 2019; Anders et al. 2022).
 
     Into each clean sample goes the place's content of an affected sample, drawn at random; out of each affected sample goes the
-    place's content, replaced by that of a donor. The control does the same, with the same pairs, at places of the same size
-    drawn at random that do not touch the suspected one.
+    place's content, replaced by that of a donor. The control is a random patch: places of the same size, drawn at random, that do
+    not touch the suspected one, with the content of another clean sample there, or of the donor. (Elsewhere in affected samples is
+    what the class honestly looks like, which moves the score as well.)
 
     Args:
         model: gives outputs (B, K) for inputs (B, C, H, W) or (B, C, T).
@@ -75,14 +76,15 @@ def confirm(
             )
         return outputs[:, target].double().cpu().numpy(), (outputs.argmax(1) == target).cpu().numpy()
 
-    def swapped(base: Tensor, source: Tensor, sign: float) -> tuple[Effect, float, float]:
-        """The effect of source's content in base, pair by pair, and how many turn to the class, with it and in the control."""
+    def swapped(base: Tensor, source: Tensor, patches: Tensor, sign: float) -> tuple[Effect, float, float]:
+        """The effect of source's content in base, pair by pair, against that of patches elsewhere; and how many turn to the
+        class, with it and in the control."""
         before, was = scores(base)
         after, now = scores(_pasted(base, source, [box] * len(base)))
         drawn, turned = np.zeros(len(base)), []
         for _ in range(controls):
             elsewhere = [_elsewhere(box, shape, random) for _ in range(len(base))]
-            other, then = scores(_pasted(base, source, elsewhere))
+            other, then = scores(_pasted(base, patches, elsewhere))
             drawn += (other - before) / controls
             turned.append(_rate(then, ~was))
         change = after - before
@@ -90,12 +92,11 @@ def confirm(
         effect = Effect(float(sign * change.mean()), float(sign * drawn.mean()), low, high, len(base))
         return effect, _rate(now, ~was), float(np.nanmean(turned)) if (~was).any() else float("nan")
 
-    inject, flips, usual = swapped(
-        clean, affected[torch.from_numpy(random.integers(len(affected), size=len(clean)))], 1.0
-    )
-    remove, _, _ = swapped(
-        affected, given[torch.from_numpy(random.integers(len(given), size=len(affected)))], -1.0
-    )
+    artefacts = affected[torch.from_numpy(random.integers(len(affected), size=len(clean)))]
+    others = clean.roll(int(random.integers(1, len(clean))), 0)
+    inject, flips, usual = swapped(clean, artefacts, others, 1.0)
+    donated = given[torch.from_numpy(random.integers(len(given), size=len(affected)))]
+    remove, _, _ = swapped(affected, donated, donated, -1.0)
     confirmed = inject.low > 0 and remove.low > 0
     return Confirmation(
         inject, remove, flips, usual, share, place.area, confirmed, _words(inject, remove, flips, usual, confirmed)
