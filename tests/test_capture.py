@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 import relprop
 from relprop.engine import exported
-from relprop.engine.capture import capture, from_call
+from relprop.engine.capture import capture
 from relprop.engine.exported import decomposed, read
 from relprop.engine.functional import functionalise
 from relprop.engine.graph import Graph, Ref, map_output, replace_refs
+from relprop.engine.modules import from_call
 from relprop.explain import leaves_of
 
 TOLERANCE = 1e-10

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import relprop
-from relprop.engine.capture import from_export
 from relprop.engine.graph import Graph
+from relprop.engine.modules import from_export
 from relprop.engine.signature import structure_of
 from relprop.engine.tape import trace
 from relprop.errors import CaptureError
@@ -342,14 +342,14 @@ def test_a_recorded_graph_gives_the_relevance_of_the_exported_one(
 
 def recorded(model: nn.Module, x: Any, rules: str, monkeypatch: Any, target: Any = 1) -> relprop.Explanation:
     """The explanation by way of the recording, where torch.export would do."""
-    import relprop.engine.capture as capture
+    import relprop.engine.modules as modules
 
     def refuse(*args: Any) -> Any:
         raise CaptureError("not in this test")
 
     relprop.clear_cache()
     with monkeypatch.context() as patch:
-        patch.setattr(capture, "from_export", refuse)
+        patch.setattr(modules, "from_export", refuse)
         found = relprop.explain(model, x, target, rules)
     relprop.clear_cache()
     return found

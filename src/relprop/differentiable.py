@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.engine import capture as capturing
+from relprop.engine.batch import batch_size, has_batch
 from relprop.engine.graph import Graph, Node, Ref, map_output, parents, replace_refs, value_of
 from relprop.engine.ops import OPS
 from relprop.errors import InvalidInput
@@ -108,7 +108,7 @@ def differentiable(
             "inputs: nothing to differentiate by: no real input and no embedding of token ids\n"
             "  do: give the model's inputs as real numbers or token ids"
         )
-    batch = capturing.batch_size((args, kwargs))
+    batch = batch_size((args, kwargs))
     with torch.no_grad():
         values = _run(graph, leaves, {}, unchanged, frozenset(sources))
     output = map_output(graph.output, lambda ref: value_of(values, ref))
@@ -126,7 +126,7 @@ def differentiable(
     companions = tuple(
         name
         for name in inputs
-        if name not in sources and name not in graph.shared and capturing.has_batch(leaves[name], batch)
+        if name not in sources and name not in graph.shared and has_batch(leaves[name], batch)
     )
     return Differentiable(
         graph, leaves, sources, points, companions, weights, resolved, output, score.detach()

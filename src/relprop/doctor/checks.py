@@ -18,6 +18,7 @@ from relprop.doctor.textbook import compare
 from relprop.engine import capture as capturing
 from relprop.engine.analyse import analyse
 from relprop.engine.audit import LARGE
+from relprop.engine.batch import batch_size
 from relprop.engine.canonise import REWRITES, fold_batch_norm
 from relprop.engine.graph import value_of
 from relprop.engine.ops import OPS
@@ -137,7 +138,7 @@ def rules_are_the_papers(patient: Patient) -> Measured:
     captured, inputs = _captured(patient, model, inputs)
     plan = Explainer(model, patient.composite).program(*arguments(inputs))[1].plan
     program, values = patients.run(captured, model, inputs, plan)
-    batch = capturing.batch_size(arguments(inputs))
+    batch = batch_size(arguments(inputs))
     found, skipped = compare(program, values, captured.store, batch, patient.seed)
     if not found:
         return Measured(None, detail="no operation whose rule has a formula of its own")

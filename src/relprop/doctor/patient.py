@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from relprop.engine import capture as capturing
+from relprop.engine.batch import batch_size, samples
 from relprop.engine.graph import Graph, Ref, value_of
 from relprop.engine.isolate import quietly, run_isolated
 from relprop.engine.plan import Composite, Plan
@@ -73,8 +73,8 @@ class Patient:
     def drawn(self, number: int) -> Inputs:
         """Three samples like those given: real numbers with noise of their own spread, token ids shuffled."""
         generator = torch.Generator().manual_seed(self.seed + number)
-        args, kwargs = capturing.samples(arguments(self.inputs), SAMPLES)
-        size = capturing.batch_size((args, kwargs))
+        args, kwargs = samples(arguments(self.inputs), SAMPLES)
+        size = batch_size((args, kwargs))
 
         def like(leaf: Any) -> Any:
             if not isinstance(leaf, Tensor) or leaf.dim() == 0 or leaf.shape[0] != size:

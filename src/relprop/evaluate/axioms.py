@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from relprop.engine import capture as capturing
+from relprop.engine.modules import unwrapped
 from relprop.errors import InvalidInput
 from relprop.evaluate.arrays import ratio, rows
 from relprop.evaluate.perturb import explained
@@ -157,14 +157,14 @@ class _Ignoring(nn.Module):
 
 def dummy(case: Explained, tolerance: float = 1e-9) -> Checked:
     """Inputs that the model ignores get no relevance: Σ|R of the ignored| / Σ|R|, with a row of ignored inputs set beside."""
-    if len(case.scorer.leaves) != 1 or not isinstance(capturing.unwrapped(case.model), nn.Module):
+    if len(case.scorer.leaves) != 1 or not isinstance(unwrapped(case.model), nn.Module):
         raise InvalidInput(
             "dummy: it sets an ignored row beside the input\n  do: give a torch.nn.Module of one input"
         )
     x = case.scorer.inputs
     wide = torch.cat([x, x[:, :1]], 1)
     everyone = torch.arange(len(x), device=x.device)
-    wider = _Ignoring(capturing.unwrapped(case.model))
+    wider = _Ignoring(unwrapped(case.model))
     found = explained(case.explain(wider, wide, target_of(case.scorer, everyone)), case.scorer)
     ignored, everything = rows(found[:, -1:]).abs().sum(1), rows(found).abs().sum(1)
     return _within(
@@ -177,7 +177,7 @@ def input_invariance(case: Explained, shift: float = 1.0, tolerance: float = 1e-
 
     Raises `InvalidInput` where the first layer with parameters is no linear layer or unpadded convolution with a bias.
     """
-    model = capturing.unwrapped(case.model)
+    model = unwrapped(case.model)
     twin = copy.deepcopy(model) if isinstance(model, nn.Module) else None
     first = (
         next((m for m in twin.modules() if any(True for _ in m.parameters(recurse=False))), None)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from relprop.engine import capture as capturing
+from relprop.engine.modules import unwrapped
 from relprop.errors import InvalidInput
 from relprop.evaluate.cases import Data, Method
 
@@ -62,7 +63,7 @@ class Kept:
             return
         from relprop import __version__
 
-        held = capturing.load(model) if isinstance(model, (str, Path)) else capturing.unwrapped(model)
+        held = capturing.load(model) if isinstance(model, (str, Path)) else unwrapped(model)
         state = held.state_dict() if callable(held.state_dict) else held.state_dict
         weights = checksum([value for value in state.values() if isinstance(value, Tensor)])
         facts = [

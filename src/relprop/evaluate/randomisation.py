@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from relprop.engine import capture as capturing
+from relprop.engine.modules import unwrapped
 from relprop.errors import InvalidInput
 from relprop.evaluate.arrays import ratio, rows
 from relprop.evaluate.perturb import explained
@@ -31,7 +31,7 @@ def layers_of(model: Any) -> list[str]:
 
 
 def _module(model: Any) -> nn.Module:
-    module = capturing.unwrapped(model)
+    module = unwrapped(model)
     if not isinstance(module, nn.Module):
         raise InvalidInput(
             f"model: the parameters of {type(module).__name__} cannot be randomised\n  do: give the torch.nn.Module"

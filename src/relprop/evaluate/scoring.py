@@ -14,6 +14,8 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from relprop.engine import capture as capturing
+from relprop.engine.batch import batch_size, has_batch
+from relprop.engine.modules import unwrapped
 from relprop.errors import InvalidInput
 from relprop.explain import Inputs, arguments, check_inputs
 from relprop.explain.inputs import check_finite, check_model
@@ -125,13 +127,13 @@ def scorer_of(
     """
     if score not in SCORES:
         raise InvalidInput(f"score: {score!r} is unknown\n  do: one of {', '.join(SCORES)}")
-    held = capturing.load(model) if isinstance(model, (str, Path)) else capturing.unwrapped(model)
+    held = capturing.load(model) if isinstance(model, (str, Path)) else unwrapped(model)
     check_model(held)
     args, kwargs = arguments(inputs)
     check_inputs(held, args, kwargs)
     leaves, spec = pytree.tree_flatten((args, kwargs))
-    size = capturing.batch_size((args, kwargs))
-    batched = tuple(i for i, leaf in enumerate(leaves) if capturing.has_batch(leaf, size))
+    size = batch_size((args, kwargs))
+    batched = tuple(i for i, leaf in enumerate(leaves) if has_batch(leaf, size))
     call = held.module() if isinstance(held, ExportedProgram) else held
     if not callable(call):
         raise InvalidInput(f"model: {type(held).__name__} cannot be called\n  do: give a torch.nn.Module")

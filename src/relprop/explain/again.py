@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.engine import capture as capturing
+from relprop.engine.batch import batch_size, states_of
 from relprop.engine.graph import Graph, Ref
 from relprop.engine.propagate import Mask, Program, Walk, walk
 from relprop.engine.step import Journal
@@ -42,11 +42,11 @@ class Again:
     @property
     def batch(self) -> int:
         """The number of samples."""
-        return capturing.batch_size((self.args, self.kwargs))
+        return batch_size((self.args, self.kwargs))
 
     def sample(self, index: int) -> Again:
         """The same for one sample."""
-        states = capturing.states_of(self.explainer.model)
+        states = states_of(self.explainer.model)
         args, kwargs = slice_batch((self.args, self.kwargs), self.batch, index, index + 1, states)
         target = slice_target(self.target, self.batch, index, index + 1, rank_of(self.captured.graph))
         return dataclasses.replace(self, args=args, kwargs=kwargs, target=target, score=None)

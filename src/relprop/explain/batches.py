@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from relprop.engine import audit as accounts
-from relprop.engine import capture as capturing
+from relprop.engine.batch import States, batch_axes, map_samples
 from relprop.engine.graph import Graph, Meta, meta_of
 from relprop.errors import InvalidInput
 from relprop.explain.inputs import Inputs
@@ -45,15 +45,13 @@ def free_memory(device: torch.device) -> int:
     return 8 * 1024**3
 
 
-def slice_batch(
-    structure: Any, batch: int, start: int, stop: int, states: capturing.States = frozenset()
-) -> Any:
+def slice_batch(structure: Any, batch: int, start: int, stop: int, states: States = frozenset()) -> Any:
     """The samples from start to stop of every tensor that has the batch first, and of recurrent layers' states."""
     if start == 0 and stop == batch:
         return structure
 
-    axes = capturing.batch_axes(structure, states, batch)
-    return capturing.map_samples(lambda leaf, axis: leaf.narrow(axis, start, stop - start), structure, axes)
+    axes = batch_axes(structure, states, batch)
+    return map_samples(lambda leaf, axis: leaf.narrow(axis, start, stop - start), structure, axes)
 
 
 def slice_target(target: Target, batch: int, start: int, stop: int, rank: int) -> Target:

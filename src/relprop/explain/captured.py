@@ -16,9 +16,11 @@ from torch.utils import _pytree as pytree
 
 from relprop.engine import capture as capturing
 from relprop.engine.analyse import Facts, analyse
+from relprop.engine.batch import batch_size, samples, states_of
 from relprop.engine.canonise import canonise
 from relprop.engine.graph import Graph, value_of
 from relprop.engine.isolate import LOCK, quietly, run_isolated
+from relprop.engine.modules import without_cache
 from relprop.engine.ops import OPS
 from relprop.engine.plan import Composite, Plan, refuse
 from relprop.engine.propagate import HALF, Program, Weights, prepare, record
@@ -68,7 +70,7 @@ def captured_graph(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], fo
     compute what the model computes of them.
     """
     leaves, spec = pytree.tree_flatten((args, kwargs))
-    batch = capturing.batch_size((args, kwargs))
+    batch = batch_size((args, kwargs))
     inputs = tuple(signature_of(leaf, batch) for leaf in leaves)
     with LOCK:
         known = _CACHE.setdefault(model, {})
@@ -164,7 +166,7 @@ def _capture(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], again: b
         return capturing.capture(model, args, kwargs, again, free)
     except (CaptureError, UnsupportedOperation):
         if isinstance(model, torch.nn.Module):
-            run_eagerly(model, *capturing.samples((args, kwargs), 1, capturing.states_of(model)))
+            run_eagerly(model, *samples((args, kwargs), 1, states_of(model)))
         raise
 
 
@@ -201,8 +203,8 @@ def _verified(model: Any, captured: Captured, args: tuple[Any, ...], kwargs: dic
     if not isinstance(model, torch.nn.Module):
         return True
     count = 2 if captured.graph.batched else 1
-    args, kwargs = capturing.samples((args, kwargs), count, capturing.states_of(model))
-    output = run_eagerly(model, args, capturing.without_cache(model, kwargs))
+    args, kwargs = samples((args, kwargs), count, states_of(model))
+    output = run_eagerly(model, args, without_cache(model, kwargs))
     expected = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
     if len(captured.graph.outputs()) < len(expected):
         return False

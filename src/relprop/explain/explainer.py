@@ -13,9 +13,11 @@ from torch.export import ExportedProgram
 
 from relprop.engine import capture as capturing
 from relprop.engine.analyse import analyse
+from relprop.engine.batch import batch_size, states_of
 from relprop.engine.canonise import canonise
 from relprop.engine.graph import Graph
 from relprop.engine.isolate import LOCK
+from relprop.engine.modules import unwrapped
 from relprop.engine.ops import OPS
 from relprop.engine.plan import Composite, Plan, assign
 from relprop.engine.presets import named
@@ -120,7 +122,7 @@ class Explainer:
         if self.estimator is not None:
             model = self.estimator.network
         self.given = model  # kept alive: what stands for it may refer to it weakly
-        self.model = capturing.load(model) if isinstance(model, (str, Path)) else capturing.unwrapped(model)
+        self.model = capturing.load(model) if isinstance(model, (str, Path)) else unwrapped(model)
         with LOCK:
             check_model(self.model)
         given = self.estimator
@@ -259,7 +261,7 @@ class Explainer:
         """A batch in parts that fit the memory: of each its graph, its program, its arguments and its targets."""
         captured, program = self.program(args, kwargs)
         targets = [self.asked(captured.graph, text).resolve(target) for target in targets]
-        batch = capturing.batch_size((args, kwargs))
+        batch = batch_size((args, kwargs))
         size = batch if self.batch_size is None else self.batch_size
         if not captured.graph.batched:
             size = 1
@@ -267,7 +269,7 @@ class Explainer:
             size = min(batch, fitting(captured.graph, (args, kwargs)))
         for start in range(0, batch, size):
             part_args, part_kwargs = slice_batch(
-                (args, kwargs), batch, start, min(start + size, batch), capturing.states_of(self.model)
+                (args, kwargs), batch, start, min(start + size, batch), states_of(self.model)
             )
             part_targets = [
                 slice_target(target, batch, start, min(start + size, batch), rank_of(captured.graph))

@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from relprop.engine import capture as capturing
+from relprop.engine.batch import batch_size
 from relprop.engine.frontends.onnx import is_onnx
 from relprop.engine.graph import Graph, Meta, Ref
+from relprop.engine.modules import check_module
 from relprop.errors import InvalidInput
 from relprop.text import Tokenised
 
@@ -67,7 +69,7 @@ def check_model(model: Any) -> None:
             "  do: give a torch.nn.Module, a fitted estimator, an exported program, a Keras model, or a file (.pt2, .onnx, .keras, .pt)"
         )
     if isinstance(model, torch.nn.Module):
-        capturing.check_module(model)
+        check_module(model)
         for path, module in model.named_modules():
             if module.training:
                 where = f"its module {path!r} is" if path else "it is"
@@ -84,7 +86,7 @@ def check_inputs(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> N
     if not tensors:
         given = type(leaves[0]).__name__ if leaves else "nothing"
         raise InvalidInput(f"inputs: {given} holds no tensor\n  do: give a torch.Tensor with the batch first")
-    batch = capturing.batch_size((args, kwargs))
+    batch = batch_size((args, kwargs))
     weight = next((w for w in _weights(model) if w.is_floating_point()), None)
     for tensor in tensors:
         if tensor.numel() == 0 or batch == 0:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from relprop.engine import audit as accounts
-from relprop.engine import capture as capturing
+from relprop.engine.batch import batch_size
 from relprop.engine.graph import Ref, map_output, value_of
 from relprop.engine.ops import KINDS
 from relprop.engine.plan import Composite
@@ -43,7 +43,7 @@ def forward(
     values = record(program, leaves, captured.store)
 
     output = map_output(captured.graph.output, lambda ref: value_of(values, ref))
-    return Forward(values, output, capturing.batch_size((args, kwargs)))
+    return Forward(values, output, batch_size((args, kwargs)))
 
 
 @cache

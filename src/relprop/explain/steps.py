@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from relprop.engine import capture as capturing
+from relprop.engine.batch import batch_axes, map_samples, states_of
 from relprop.engine.isolate import run_isolated
 from relprop.explanation import Explanation
 
@@ -66,15 +66,15 @@ def samples_first(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     first = next((i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.dim()), None)
     if first is None or leaves[first].dim() < 3 or not leaves[first].is_floating_point():
         return None
-    size, states = leaves[first].shape[1], capturing.states_of(model)
-    axes = capturing.batch_axes((args, kwargs), states, size)
+    size, states = leaves[first].shape[1], states_of(model)
+    axes = batch_axes((args, kwargs), states, size)
     turned = tuple(
         i
         for i, leaf in enumerate(leaves)
         if i == first or (axes[i] is None and _like(leaf, leaves[first], size))
     )
     axes = [1 if i in turned else axis for i, axis in enumerate(axes)]
-    last = capturing.map_samples(lambda leaf, axis: leaf.narrow(axis, size - 1, 1), (args, kwargs), axes)
+    last = map_samples(lambda leaf, axis: leaf.narrow(axis, size - 1, 1), (args, kwargs), axes)
     try:
         every, alone = (
             next(

@@ -1,0 +1,195 @@
+"""A module becomes a graph.
+
+`torch.export` (non-strict, dynamic batch) captures a module without running it on data, so nothing of it can
+depend on the values of one input. Where a model's control flow does, `tape.trace` records the operations of
+one call instead.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.export import Dim, ShapesCollection
+from torch.nn.parameter import is_lazy
+from torch.utils import _pytree as pytree
+
+from relprop.engine.analyse import analyse
+from relprop.engine.batch import batch_axes, map_samples, samples, states_of
+from relprop.engine.exported import first_line, graph_of
+from relprop.engine.frontends import keras, torchscript
+from relprop.engine.graph import Graph
+from relprop.engine.isolate import LOCK, muted, quietly, run_isolated, untouched
+from relprop.engine.ops import OPS
+from relprop.engine.standins import StandIns
+from relprop.engine.tape import place_of, tensors_of, trace
+from relprop.errors import CaptureError, InvalidInput
+
+if TYPE_CHECKING:
+    pass
+
+
+def from_module(
+    model: torch.nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    free: bool = True,
+    counts: Sequence[int] = (2, 1),
+) -> Graph:
+    """Capture an eager module by torch.export: with a dynamic batch, else for one sample, else as a concrete
+    trace."""
+    check_module(model)
+    reason = "it computes with a fixed batch size"
+    free = free and any(map(_lengths, pytree.tree_leaves((args, kwargs))))
+    for count, lengths in [(n, length) for n in counts for length in ((True, False) if free else (False,))]:
+        try:
+            graph = from_export(model, args, kwargs, count, lengths)
+        except CaptureError as error:
+            reason = str(error)
+            continue
+        mixes = count > 1 and _mixes(graph)
+        if lengths and mixes:  # a length that is open can be taken for the batch
+            continue
+        if count == 1 or (graph.batched and not (mixes and _apart(model, args, kwargs))):
+            return graph
+    try:
+        return from_call(model, args, kwargs)
+    except CaptureError as error:
+        raise CaptureError(
+            f"the model {type(model).__name__} cannot be captured\n  torch.export: {reason}\n"
+            f"  recording its operations: {error}"
+        ) from error
+
+
+def _mixes(graph: Graph) -> bool:
+    """Whether values of several samples meet in the graph in a way that leaves none of them its own."""
+    try:
+        analyse(graph, OPS)
+    except CaptureError:
+        return True
+    return False
+
+
+def _apart(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether two samples get the outputs that each gets alone: then they can be explained one by one."""
+    states = states_of(model)
+    pair, axes = samples((args, kwargs), 2, states), batch_axes((args, kwargs), states)
+
+    def alone(index: int) -> Any:
+        given = map_samples(lambda leaf, axis: leaf.narrow(axis, index, 1).clone(), pair, axes)
+        return pytree.tree_leaves(run_isolated(model, *given))
+
+    try:
+        both, first, second = pytree.tree_leaves(run_isolated(model, *pair)), alone(0), alone(1)
+    except Exception:  # what fails is said where the model is captured
+        return False
+    compared = False
+    for whole, *parts in zip(both, first, second, strict=False):
+        if not (isinstance(whole, torch.Tensor) and whole.is_floating_point() and whole.dim()):
+            continue
+        if any(part.shape[:1] != (1,) for part in parts):  # the first dimension counts something else
+            return False
+        if whole.shape[0] == 2 and all(part.shape[1:] == whole.shape[1:] for part in parts):
+            loose = 1e-2 if whole.dtype in (torch.float16, torch.bfloat16) else 1e-4
+            scale = loose * max(1.0, float(whole.abs().max())) if whole.numel() else 0.0
+            if not torch.allclose(whole, torch.cat(parts), rtol=loose, atol=scale, equal_nan=True):
+                return False
+            compared = True
+    return compared
+
+
+def without_cache(model: torch.nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The keywords, and none of the keys and values that a language model would keep for its next call."""
+    try:
+        takes = "use_cache" in inspect.signature(model.forward).parameters
+    except (TypeError, ValueError):  # a compiled function without a signature
+        takes = False
+    return kwargs | {"use_cache": False} if takes else kwargs
+
+
+def from_export(
+    model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], count: int, free: bool = False
+) -> Graph:
+    """Capture a module by torch.export with two samples (a dynamic batch) or with one; with `free`, torch.export is
+    asked which lengths of sequences it can leave open."""
+    states = states_of(model)
+    axes = batch_axes((args, kwargs), states)
+    args, kwargs = samples((args, kwargs), count, states)
+    kwargs = without_cache(model, kwargs)
+    axes += [None] * (len(pytree.tree_leaves((args, kwargs))) - len(axes))
+    shapes = ShapesCollection()  # type: ignore[no-untyped-call]
+    for leaf, axis in zip(pytree.tree_leaves((args, kwargs)), axes, strict=True):
+        open_ = {axis: Dim.AUTO} if axis is not None and count > 1 else {}
+        open_ |= dict.fromkeys(_lengths(leaf) if free else (), Dim.AUTO)
+        if open_:
+            shapes[leaf] = open_
+    with LOCK, quietly(), untouched(model), muted(), StandIns():
+        try:
+            program = torch.export.export(
+                model, args, kwargs, dynamic_shapes=shapes if count > 1 or free else None, strict=False
+            )
+        except Exception as error:
+            raise CaptureError(first_line(error)) from error
+    return _live(graph_of(program, [axis == 0 for axis in axes]), model)
+
+
+def _lengths(leaf: Any) -> range:
+    """The dimensions of an input that may count steps or tokens: those after the first, but of pictures and videos."""
+    sequence = isinstance(leaf, torch.Tensor) and leaf.dim() in (2, 3)
+    return range(1, leaf.dim() if sequence else 0)
+
+
+def from_call(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
+    """Capture the operations of one call with the first sample: they hold for that sample."""
+    args, kwargs = samples((args, kwargs), 1, states_of(model))
+    return trace(model, args, without_cache(model, kwargs))
+
+
+def _live(graph: Graph, model: torch.nn.Module) -> Graph:
+    """Constants that are attributes of the model's modules become weights, so that they are read anew each
+    time."""
+    paths = {place_of(tensor): path for path, tensor in tensors_of(model)}
+    nodes, constants = [], {}
+    for node in graph.nodes:
+        if node.kind == "constant":
+            value = graph.constants[node.origin]
+            path = paths.get(place_of(value))
+            if path is None:
+                constants[node.origin] = value
+            else:
+                node = dataclasses.replace(node, kind="weight", origin=path)
+        nodes.append(node)
+    return dataclasses.replace(graph, nodes=tuple(nodes), constants=constants)
+
+
+def unwrapped(model: Any) -> Any:
+    """The model inside torch.compile, DataParallel and DistributedDataParallel, which computes the same; for a
+    Keras model or TorchScript the module that stands for it."""
+    if keras.is_keras(model):
+        return keras.adapted(model)
+    if torchscript.is_script(model):
+        return torchscript.adapted(model)
+    while True:
+        if isinstance(model, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
+            model = model.module
+        elif type(model).__name__ == "OptimizedModule":
+            model = model._orig_mod
+        else:
+            return model
+
+
+def check_module(model: torch.nn.Module) -> None:
+    """Raise `InvalidInput` for a module that has no values to explain, or whose code is not Python's."""
+    for path, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise InvalidInput(
+                f"model: its weight {path!r} is not initialised yet\n  do: call the model once on an example"
+            )
+        if tensor.is_meta:
+            raise InvalidInput(
+                f"model: its weight {path!r} is on the meta device and has no values\n"
+                "  do: load the weights: model.to_empty(device='cpu'), then model.load_state_dict(…)"
+            )
