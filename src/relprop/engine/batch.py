@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
-
-if TYPE_CHECKING:
-    pass
 
 States = frozenset[tuple[int, int]]
 """Sizes of recurrent layers' states, (layers · directions, width)."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.export import Dim, ShapesCollection
@@ -27,9 +27,6 @@ from relprop.engine.ops import OPS
 from relprop.engine.standins import StandIns
 from relprop.engine.tape import place_of, tensors_of, trace
 from relprop.errors import CaptureError, InvalidInput
-
-if TYPE_CHECKING:
-    pass
 
 
 def from_module(

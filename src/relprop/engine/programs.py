@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.export import ExportedProgram
@@ -16,9 +16,6 @@ from relprop.engine.exported import first_line, graph_of
 from relprop.engine.graph import Graph, Node
 from relprop.engine.isolate import quietly
 from relprop.errors import CaptureError, InvalidInput
-
-if TYPE_CHECKING:
-    pass
 
 
 def load_program(path: str | Path) -> ExportedProgram:
