@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from relprop.analyse import load
 from relprop.cli import main
+from relprop.store import write_store
 from test_analyse_stored import a_store as photographs_store
 from test_analyse_stored import photographs, texts
 from test_exchange import a_store, an_analysis
@@ -117,3 +119,40 @@ def test_strategies_leave_as_a_table_and_a_project_and_come_back(
     small = a_store(folder / "small", **{name: np.asarray(store.column(name))[:3] for name in ("relevance", "output", "label", "thumbnail")}, id=["a", "b", "c"])  # fmt: skip
     assert len(small) == 3 and main(["export", "small", "--analysis", "analysis", "--virelay", "y"]) == 2
     assert "the analysis of this store" in capsys.readouterr().err
+
+
+def test_classes_too_small_for_an_analysis_are_analysed_together(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    draw = np.random.default_rng(0)
+    count = 48
+    maps = draw.gamma(1, 1, (count, 1, 12, 12)).astype(np.float32)
+    maps[::2, :, 2:5, :] += 4
+    maps[1::2, :, :, 7:10] += 4
+    output = np.eye(count, dtype=np.float32) + 0.01
+    label = np.arange(count)
+    label[3] = 4
+    status = np.ones(count)
+    status[-1] = 0
+    write_store(folder / "few", relevance=maps, output=output, label=label, status=status)
+    assert main(["analyse", "few", "--embedding", "spectral"]) == 0
+    told = capsys.readouterr()
+    assert "no class has the 20 samples" in told.err and "1 of 48 samples are not explained yet" in told.err
+    found = load("few.analysis")
+    assert found.targets == [-1] and found.classes[0].name == "all samples"
+    assert {tuple(sorted(c.rows % 2)) for c in found.classes[0].clusters} == {(0,) * 24, (1,) * 23}
+    assert found.classes[0].accuracy == pytest.approx(46 / 47)
+    page = (folder / "few.analysis" / "report.html").read_text()
+    assert "analysed as one group" in page and "100 % of the class" not in page
+    assert main(["analyse", "few", "--embedding", "none", "--class", "3"]) == 2
+    assert "1 samples, fewer than 20" in capsys.readouterr().err
+    for more, words in (
+        (["--together", "--class", "3"], "leave out --class"),
+        (["--model", "demo", "--data", "x"], "more samples a class"),
+    ):
+        assert main(["analyse", "few", *more]) == 2
+        assert words in capsys.readouterr().err
+    assert main(["export", "few", "--virelay", "project"]) == 2 or (folder / "project").is_dir()
+    assert main(["export", "few", "--table", "few.csv", "--target", "-1", "--strategy", "1"]) == 0
+    assert "strategy" in (folder / "few.csv").read_text().partition("\n")[0]

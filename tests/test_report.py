@@ -16,7 +16,7 @@ from relprop.errors import InvalidInput
 from relprop.show.report import report, report_html
 from relprop.show.samples import picture_of
 from relprop.store import Store, write_store
-from strategies_store import Horses, made_analysis, made_store
+from strategies_store import NAMES, Horses, made_analysis, made_store
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,8 @@ def test_every_section_is_there_with_its_figures(page: str) -> None:
     assert "the file is empty" in said and "photos/00007.jpg" in said
     assert "Gamma(gamma=0.25)" in said and "relprop run --model tiny" in said and "3f9a0c" in said
     assert "3 samples, at least 20 are needed" in said  # a class that was refused
-    assert page.count('class="pair"') == 36  # six exemplars for each of six strategies
+    strategies = page[page.index('id="strategies"') : page.index('id="samples"')]
+    assert strategies.count('class="pair"') == 36  # six exemplars for each of six strategies
 
 
 def test_nothing_is_loaded_from_elsewhere_and_names_stay_text(page: str) -> None:
@@ -91,6 +92,28 @@ def test_a_strategy_has_one_name_in_the_terminal_and_in_the_report(
     assert f"strategy {cluster.number + 1}, suspicion 0.93" in printed and "cluster " not in printed
     assert f"{one.name}, strategy {cluster.number + 1}" in words(page).replace("&amp;", "&")
     assert as_json(analysis)["suspects"][0]["strategy"] == cluster.number + 1
+
+
+def test_mistakes_close_decisions_and_relevance_on_the_border_are_shown(
+    tmp_path: Path, store: Store, page: str
+) -> None:
+    part = words(page[page.index('id="samples"') : page.index('id="method"')])
+    assert "Mistakes the model is surest of" in part and "Decisions that were close" in part
+    wrong = store.done & (store.column("output").argmax(1) != store.column("label"))
+    first = int(np.flatnonzero(wrong)[np.argmax(store.column("score")[wrong])])
+    assert f"{wrong.sum()} predictions are not the label" in part
+    caption = part.partition("got the highest scores.")[2].partition(" score ")[0]
+    assert store.column("id")[first].split("/")[1] in caption
+    assert f"label {NAMES[store.column('label')[first]].split()[0]}" in caption
+    assert "Relevance on the border" not in part  # the store has no small maps
+    pooled = np.full((60, 32, 32), -1.0, np.float32)
+    pooled[:, 16, 16] = 3.0
+    pooled[8, 0, :] = 1.0
+    columns = {n: store.column(n)[:60] for n in ("output", "target", "label", "relevance", "status", "id")}
+    framed = write_store(tmp_path / "s", pooled=pooled, **columns)
+    part = words(report_html(framed, made_analysis(framed)))
+    part = part[part.index("Relevance on the border") :]
+    assert part.index("00008.jpg") < part.index("91 % on the border") < part.index("0 % on the border")
 
 
 def test_an_unconfirmed_flag_is_called_a_hypothesis(store: Store) -> None:

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -511,6 +512,14 @@ def test_a_read_only_and_a_full_disk_are_told_in_one_line(
     assert "cannot be written" in refusal(
         lambda: relprop.run(model, Items(4), tmp_path / "file" / "s", **TINY)
     )
+
+    def no_right(**given: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as patch:  # told before anything is explained
+        patch.setattr(tempfile, "TemporaryFile", no_right)
+        patch.setattr(stores, "create", None)
+        assert "Read-only" in refusal(lambda: relprop.run(model, Items(4), tmp_path / "s", **TINY))
     for number, words in ((errno.EROFS, "can be written"), (errno.ENOSPC, "--resume")):
 
         def refuse(*given: Any, code: int = number, **more: Any) -> None:
@@ -560,7 +569,8 @@ def test_the_command_runs_resumes_and_prints(
     content = json.loads(capsys.readouterr().out)
     assert (content["done"], content["failed"], content["store"]) == (10, 0, "s")
     assert main([*base, "--resume"]) == 0
-    assert "10 of 10 explained, 10 of them before" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "10 of 10 explained, 10 of them before" in told and "nothing was left to do" in told
     for more, words in (
         ([], "holds a store already"),
         (["--resume", "--target", "true"], "another target (predicted, now true)"),

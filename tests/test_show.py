@@ -415,6 +415,18 @@ def test_a_path_that_cannot_be_written_is_refused(tmp_path: Path, relevance: tor
     assert not list(tmp_path.iterdir())
 
 
+def test_a_disk_that_refuses_is_one_line_that_names_the_file(tmp_path: Path) -> None:
+    from relprop.errors import InvalidInput
+    from relprop.show.picture import whole
+
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(InvalidInput, match=r"x\.png: cannot be written \(Not a directory"),
+        whole(tmp_path / "file" / "x.png"),
+    ):
+        pass
+
+
 def test_a_failed_save_leaves_the_older_file_whole(
     tmp_path: Path, relevance: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +157,25 @@ def test_a_damaged_or_lost_column_is_named(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "s" / "score")
     assert "lacks the columns score" in refusal(lambda: store.open(tmp_path / "s"))
     assert "no column 'heat'" in refusal(lambda: made.lazy("heat"))
+
+
+def test_a_damaged_column_costs_one_line_and_nothing_more_when_the_program_ends(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    held = write_store(
+        tmp_path / "s", relevance=draw.normal(size=(200, 3, 16, 16)), output=np.eye(200, 3), block=4
+    )
+    for file in [file for file in sorted((held.path / "relevance" / "c").rglob("*")) if file.is_file()][:10]:
+        file.write_bytes(file.read_bytes()[:100])
+    code = (
+        "import sys, relprop\n"
+        "try:\n    relprop.store.open(sys.argv[1]).relevance[:]\n"
+        "except relprop.InvalidInput as error:\n    print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(held.path)], capture_output=True, text=True, check=False
+    )
+    assert "'relevance' is damaged" in done.stdout and done.stdout.count("\n") == 2
+    assert done.stderr == ""
 
 
 def test_columns_that_do_not_fit_are_refused(tmp_path: Path) -> None:

@@ -179,6 +179,7 @@ ORDER = [
     "analyse",
     "show.samples",
     "show.report.figures",
+    "show.report.gallery",
     "show.report.content",
     "show.report",
     "exchange.layout",

@@ -23,10 +23,11 @@ from relprop.cli.options import (
     WeightsOption,
     numbers,
 )
+from relprop.cli.together import spray_together, too_small
 from relprop.errors import InvalidInput
 from relprop.run import Recipe, prepared
 from relprop.show.report import report
-from relprop.store import Store
+from relprop.store import PENDING, Store
 from relprop.store import open as open_store
 
 DEFAULT = Settings()
@@ -55,6 +56,9 @@ def analyse(
     only: Annotated[
         list[str] | None, typer.Option("--class", metavar="N|NAME", help="Only this class; may be given several times.", show_default=False)
     ] = None,
+    together: Annotated[
+        bool, typer.Option("--together", help="All samples as one group, whatever their class. Default: where no class has enough samples, and all together do.")
+    ] = False,
     correct: Annotated[bool, typer.Option("--correct", help="Only samples whose target is their label.")] = False,
     side: Annotated[int, typer.Option(metavar="CELLS", min=0, help="Maps are pooled to at most so many cells a side; 0: not at all.")] = DEFAULT.side or 0,
     sign: Annotated[str, typer.Option(metavar="|".join(SIGNS), help="What of the relevance is used.")] = DEFAULT.sign,
@@ -97,16 +101,35 @@ def analyse(
                 f"report: {str(page)!r} does not end in .html\n  do: give a file such as report.html"
             )
         chosen = None if only is None else [_class(held, name) for name in only]
+        alone = chosen is not None or correct
+        if together and alone:
+            raise InvalidInput("together: all samples are one group\n  do: leave out --class and --correct")
+        if not together and not alone and too_small(held, smallest):
+            printing.say(
+                f"note: no class has the {smallest} samples that one needs by itself (--smallest), so all are analysed together",
+                "yellow",
+            )
+            together = True
+        if together and model is not None:
+            raise InvalidInput(
+                "confirm: a mark is put into samples of other classes, and here all are together\n"
+                "  do: leave out --model and --data, or explain more samples a class"
+            )
+        tell_unfinished(held)
         with printing.progress() as bar:
             shown = bar.add_task("analysing", total=None)
 
             def show(name: str, number: int, count: int) -> None:
                 bar.update(shown, description=name, completed=number, total=count)
 
-            analysis = spray_store(
-                held, classes=chosen, correct=correct, progress=show, side=side or None, sign=sign, norm=norm,
-                neighbours=neighbours, most=most, places=places, embedding=embedding, smallest=smallest, seed=seed,
-            )  # fmt: skip
+            settings: dict[str, Any] = {
+                "progress": show, "side": side or None, "sign": sign, "norm": norm, "neighbours": neighbours, "most": most, "places": places,
+                "embedding": embedding, "smallest": smallest, "seed": seed,
+            }  # fmt: skip
+            if together:
+                analysis = spray_together(held, **settings)
+            else:
+                analysis = spray_store(held, classes=chosen, correct=correct, **settings)
         analysis.save(folder)
         if model is not None and data:
             recipe = Recipe(
@@ -123,6 +146,16 @@ def analyse(
             print_analysis(held, analysis)
             printing.print_field("result", str(folder))
             printing.print_field("report", str(written))
+
+
+def tell_unfinished(store: Store) -> None:
+    """Say that a store is half written, where it is."""
+    missing = int((store.status == PENDING).sum())
+    if missing:
+        printing.say(
+            f"note: {missing:,} of {len(store):,} samples are not explained yet (relprop run --resume goes on); this is of the others",
+            "yellow",
+        )
 
 
 def _class(store: Store, name: str) -> int:

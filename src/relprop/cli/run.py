@@ -287,7 +287,7 @@ def print_summary(task: Task, found: Summary) -> None:
     for name, value in (
         ("store", str(found.store)),
         ("samples", f"{found.done} of {found.samples} explained" + (f", {found.before} of them before" if found.before else "")),
-        ("time", f"{duration(found.seconds)}, {(found.samples - found.before) / max(found.seconds, 1e-9):.3g} samples a second"),
+        ("time", _pace(found)),
     ):  # fmt: skip
         printing.print_field(name, value)
     if found.failed:
@@ -308,6 +308,14 @@ def print_summary(task: Task, found: Summary) -> None:
         printing.print_field(
             "note", f"relevance of {found.blown_up} samples was blown up on the way (column magnitude); calmer rules may suit better"
         )  # fmt: skip
+
+
+def _pace(found: Summary) -> str:
+    """How long the run took, and how fast it was."""
+    fresh = found.samples - found.before
+    if not fresh:
+        return "nothing was left to do"
+    return f"{duration(found.seconds)}, {fresh / max(found.seconds, 1e-9):.3g} samples a second"
 
 
 def as_json(task: Task, found: Summary) -> dict[str, Any]:

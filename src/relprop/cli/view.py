@@ -10,6 +10,7 @@ import typer
 from relprop import store as stores
 from relprop.analyse import Analysis, load
 from relprop.cli import printing
+from relprop.cli.analyse import tell_unfinished
 from relprop.cli.options import (
     ClassesOption,
     DeviceOption,
@@ -94,6 +95,7 @@ def view(
                 "view: no store is named\n  do: relprop view STORE, the folder that relprop run wrote"
             )
         opened = stores.open(store)
+        tell_unfinished(opened)
         with printing.working("opening the analysis"):
             found = _analysis(store, analysis)
         comparer = None

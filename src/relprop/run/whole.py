@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -120,12 +121,15 @@ def finish(
 
 
 def refuse_in_use(place: Path) -> None:
-    """Raise `InvalidInput` for a folder that a new store cannot have."""
+    """Raise `InvalidInput` for a folder that a new store cannot have, `RelpropError` for one that cannot be written."""
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         what = "holds a store already" if stores.is_store(place) else "is in use"
         raise InvalidInput(
             f"store: {place} {what}\n  do: give another folder, or go on with a store by --resume"
         )
+    there = next(folder for folder in (place, *place.absolute().parents) if folder.exists())
+    with stores.writing(place), tempfile.TemporaryFile(dir=there):
+        pass
 
 
 def refuse_other(held: stores.Store, task: Task, trial: Trial) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import errno
 import io
 import os
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from html import escape
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -117,7 +118,10 @@ def save_page(body: str, path: str | os.PathLike[str]) -> Path:
 
 @contextmanager
 def whole(target: Path) -> Iterator[IO[bytes]]:
-    """A file that appears at its place when it is complete; a failure leaves an older one as it was."""
+    """A file that appears at its place when it is complete; a failure leaves an older one as it was.
+
+    Raises `InvalidInput` where the disk refuses.
+    """
     draft = target.with_name(f".{uuid.uuid4().hex}.part")
     try:
         with draft.open("xb") as file:
@@ -125,8 +129,16 @@ def whole(target: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(target)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise InvalidInput(
+            f"{target}: cannot be written ({error.strerror})\n  do: {'make room' if full else 'give another place'}"
+        ) from error
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # the reason is told already
+            draft.unlink()
 
 
 def stack(pictures: Sequence[Image.Image]) -> Image.Image:

@@ -31,6 +31,9 @@ from relprop.text import Token
 SIDE = 160
 """The longer side of a picture in pixels; larger ones are made smaller, smaller ones stay as they are."""
 
+SMALL = 80
+"""The longer side of a map among many: neighbours are averaged, so that it is more than specks."""
+
 STEPS = 127
 """Steps of colour on either side of zero in a picture of a map: 255 colours, which fit a palette."""
 
@@ -54,12 +57,12 @@ def map_of(relevance: NDArray[Any]) -> Map:
 def picture_of(values: Map, limit: float | None = None, side: int = SIDE) -> tuple[str, bytes]:
     """A map (H, W) as a PNG, or values (T,) as an SVG of bars: the media type and the file.
 
-    limit: the relevance at the ends of the colour scale; default: the map's own `colour_scale`.
+    limit: the relevance at the ends of the colour scale; default: the `colour_scale` of the map as it is shown.
     """
-    scale = colour_scale(values) if limit is None else limit
     if values.ndim == 1:
-        return "image/svg+xml", bars(values, scale).encode()
+        return "image/svg+xml", bars(values, colour_scale(values) if limit is None else limit).encode()
     shown = resized_map(values, _fitting(values.shape, side))
+    scale = colour_scale(shown) if limit is None else limit
     index = np.rint(shares(shown, scale) * STEPS).astype(np.intp) + STEPS
     rows = np.rint(np.linspace(0, 2 * LEVELS, 2 * STEPS + 1)).astype(int)
     with show_extra():
@@ -112,6 +115,8 @@ def words_of(store: Store, row: int) -> Coloured | None:
         starts = np.cumsum([0, *(len(word) + 1 for word in words)]).tolist()
         text, listed = " ".join(words), [(w, a, a + len(w)) for w, a in zip(words, starts, strict=False)]
     relevance = np.nan_to_num(np.asarray(store.relevance[int(row)], np.float64)).reshape(-1)
+    if not listed:
+        return Coloured((), 0.0)
     tokens = [Token(w, a, b, float(r)) for (w, a, b), r in zip(listed, relevance, strict=False)]
     return coloured([tokens], [text])[0]
 

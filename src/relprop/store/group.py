@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,19 @@ def zarr_of() -> Any:
     except ImportError as error:
         raise MissingExtra("stores need zarr\n  do: pip install 'relprop[run]'") from error
     return zarr
+
+
+def settle() -> None:
+    """Let the reads end that a failed one leaves behind; else they complain when the interpreter ends."""
+    from zarr.core.sync import sync
+
+    async def ended() -> None:
+        left = {task for task in asyncio.all_tasks() if getattr(task.get_coro(), "__name__", "") != "ended"}
+        running = {task for task in left if getattr(task.get_coro(), "__name__", "") != "_runner"}
+        if running:
+            await asyncio.wait(running, timeout=10)
+
+    sync(ended())
 
 
 def is_store(path: str | Path) -> bool:

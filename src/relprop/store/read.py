@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relprop.errors import InvalidInput
-from relprop.store.group import opened
+from relprop.store.group import opened, settle
 from relprop.store.schema import DONE, PENDING, SPECS
 
 
@@ -51,6 +51,7 @@ class Column:
         except (OSError, ValueError, RuntimeError) as error:
             if isinstance(error, InvalidInput):
                 raise
+            settle()
             lines = str(error).splitlines() or [type(error).__name__]
             raise InvalidInput(
                 f"store: its column {self.name!r} is damaged ({lines[0]})\n  do: restore it from a copy, or run again"

@@ -15,7 +15,7 @@ from flask import Flask, Response, abort
 from relprop.analyse import Analysis
 from relprop.engine.presets import PRESETS
 from relprop.errors import InvalidInput
-from relprop.show.samples import map_of, overlay_of, photo_file, photo_of, picture_of
+from relprop.show.samples import SIDE, SMALL, map_of, overlay_of, photo_file, photo_of, picture_of
 from relprop.store import DONE, Store
 from relprop.view import pages
 from relprop.view.book import Book, chosen, opened
@@ -115,7 +115,7 @@ def _pictures(server: Flask, store: Store) -> None:
     def picture(row: int, what: str, large: bool = False) -> Response:
         if row >= len(store) or int(store.lazy("status")[row]) != DONE:
             abort(404)
-        kind, body = _picture(store, row, what, LARGE if large else 160)
+        kind, body = _picture(store, row, what, large)
         answer = Response(body, mimetype=kind)
         answer.headers["Cache-Control"] = "private, max-age=600"
         return answer
@@ -130,14 +130,15 @@ def _pictures(server: Flask, store: Store) -> None:
             )
 
 
-def _picture(store: Store, row: int, what: str, side: int) -> tuple[str, bytes]:
+def _picture(store: Store, row: int, what: str, large: bool) -> tuple[str, bytes]:
+    side = LARGE if large else SIDE
     photo = photo_of(store, row)
     if what == "input":
         return photo_file(photo, side) if photo is not None else abort(404)
     values = np.nan_to_num(map_of(store.relevance[row]))
     if what == "overlay" and photo is not None and values.ndim == 2:
         return overlay_of(values, photo, side)
-    return picture_of(values, side=side)
+    return picture_of(values, side=LARGE if large else SMALL)
 
 
 # ---------------------------------------------------------------- callbacks
@@ -288,7 +289,7 @@ def _naming(app: Dash, book: Book) -> None:
     def exported(_: Any, *values: Any) -> Any:
         state = _state(values)
         leaf = book.of(state)
-        title = f"{Path(store.path).name}-{store.class_name(leaf.found.target)}"
+        title = f"{Path(store.path).name}-{pages.group_name(store, leaf.found.target)}"
         return dcc.send_string(csv_of(store, leaf, chosen(leaf, state)), f"{_file(title)}.csv")
 
     app.callback(Output("file", "data"), Input("export", "n_clicks"), *VALUES, prevent_initial_call=True)(

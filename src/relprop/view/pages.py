@@ -290,6 +290,11 @@ def where(found: int, state: State) -> str:
     return f"page {state.page + 1:,} of {max(1, -(-found // PER_PAGE)):,}"
 
 
+def group_name(store: Store, target: int) -> str:
+    """The name of a class, or of all samples where they were analysed together."""
+    return store.class_name(target) if target >= 0 else "all samples"
+
+
 def named(held: Sequence[Named], store: Store) -> list[Any]:
     """The groups that people have named."""
     if not held:
@@ -300,7 +305,7 @@ def named(held: Sequence[Named], store: Store) -> list[Any]:
                 html.Span(
                     [
                         html.B(one.name),
-                        html.Small(f"{store.class_name(one.target)}, {len(one.ids):,} samples"),
+                        html.Small(f"{group_name(store, one.target)}, {len(one.ids):,} samples"),
                     ]
                 ),
                 html.Button("CSV", id={"type": "csv", "number": i}, title="export as CSV"),

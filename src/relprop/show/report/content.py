@@ -15,39 +15,18 @@ from numpy.typing import NDArray
 from relprop.analyse import FLAGGED, Analysis, ClassAnalysis, Cluster, Confirmation
 from relprop.errors import InvalidInput
 from relprop.show.report import figures
-from relprop.show.samples import data_uri, map_of, photo_file, photo_of, picture_of, words_of
-from relprop.show.text import Painted, painted
+from relprop.show.report.gallery import SHOWN, Exemplar, Gallery, exemplars, galleries, outcomes
+from relprop.show.samples import data_uri, map_of, picture_of
 from relprop.store import FAILED, PENDING, Store
-
-EXEMPLARS = 6
-"""Exemplars of a cluster."""
 
 IN_FULL = 40
 """The most classes with a section of their own."""
-
-CHARACTERS = 600
-"""About the most characters of a text that are shown."""
 
 NAMED = 40
 """The most failed samples that are named for each reason."""
 
 ALLOWED = 1e-5
 """What rounding may leave of max(1, |score|) in float32 before a sample counts as one whose account does not close."""
-
-
-@dataclass(frozen=True, slots=True)
-class Exemplar:
-    """One sample of a cluster: its name, what it is, its picture (where the store has one) and its relevance.
-
-    `words` holds a text in coloured stretches, and then `relevance` is empty.
-    """
-
-    name: str
-    label: str
-    score: float
-    photo: str
-    relevance: str
-    words: tuple[Painted, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +114,8 @@ class Content:
     account: Account | None
     failures: tuple[Failure, ...]
     left_out: int
+    together: bool
+    galleries: tuple[Gallery, ...]
 
     @property
     def strategies(self) -> int:
@@ -168,11 +149,7 @@ def content(store: Store, analysis: Analysis) -> Content:
     classes = tuple(
         _class(store, one, rank + 1, top, rank in full) for rank, one in enumerate(analysis.classes)
     )
-    status, label, done = store.status, store.column("label"), store.done
-    known = done & (label >= 0)
-    output = store.lazy("output")
-    classes_known = store.attributes.get("output") != "score" and known.any()
-    right = output[known].argmax(1) == label[known] if classes_known else np.zeros(0)
+    status, done, said = store.status, store.done, outcomes(store)
     model = store.attributes.get("model") or {}
     name = str(model.get("name") or "a model") if isinstance(model, Mapping) else str(model)
     return Content(
@@ -184,7 +161,7 @@ def content(store: Store, analysis: Analysis) -> Content:
         samples=len(store),
         done=int(done.sum()),
         pending=int((status == PENDING).sum()),
-        accuracy=float(right.mean()) if len(right) else float("nan"),
+        accuracy=said.accuracy,
         classes=classes,
         refused=tuple((store.class_name(t), why) for t, why in sorted(analysis.refused.items())),
         flagged=_flagged(classes),
@@ -196,6 +173,8 @@ def content(store: Store, analysis: Analysis) -> Content:
         account=_account(store.column("gap")[done], store.column("score")[done]),
         failures=_failures(store, status),
         left_out=len(classes) - len(full),
+        together=bool(analysis.source.get("together")),
+        galleries=galleries(store, said),
     )
 
 
@@ -254,7 +233,7 @@ def _strategy(store: Store, one: ClassAnalysis, cluster: Cluster) -> Strategy:
         evidence=tuple(item.words for item in cluster.evidence),
         mean=data_uri(picture_of(map_of(cluster.mean_map))),
         box=_box(cluster),
-        exemplars=_exemplars(store, cluster.exemplars[:EXEMPLARS]),
+        exemplars=exemplars(store, cluster.exemplars[:SHOWN]),
         confirmation=cluster.confirmation,
     )
 
@@ -268,39 +247,6 @@ def _box(cluster: Cluster) -> str:
         f"top:{100 * p.top:.2f}%;left:{100 * p.left:.2f}%;height:{100 * (p.bottom - p.top):.2f}%;"
         f"width:{100 * (p.right - p.left):.2f}%"
     )
-
-
-def _exemplars(store: Store, rows: NDArray[Any]) -> tuple[Exemplar, ...]:
-    if len(rows) == 0:
-        return ()
-    relevance = np.nan_to_num(store.relevance[rows])
-    names, labels, scores = (store.lazy(column)[rows] for column in ("id", "label", "score"))
-    found = []
-    for i, row in enumerate(rows):
-        photo, told = photo_of(store, int(row)), words_of(store, int(row))
-        found.append(
-            Exemplar(
-                name=str(names[i]),
-                label=store.class_name(int(labels[i])) if labels[i] >= 0 else "",
-                score=float(scores[i]),
-                photo="" if photo is None else data_uri(photo_file(photo)),
-                relevance=data_uri(picture_of(map_of(relevance[i]))) if told is None else "",
-                words=() if told is None else tuple(shortened(painted(told))),
-            )
-        )
-    return tuple(found)
-
-
-def shortened(parts: Sequence[Painted]) -> list[Painted]:
-    """The first stretches of a text, up to `CHARACTERS`, and an ellipsis where it goes on."""
-    found: list[Painted] = []
-    left = CHARACTERS
-    for part in parts:
-        if len(part.text) > left:
-            return [*found, part._replace(text=part.text[:left]), Painted(" …", "", "")]
-        found.append(part)
-        left -= len(part.text)
-    return found
 
 
 def _rules(plan: Any) -> tuple[tuple[str, int, str], ...]:
