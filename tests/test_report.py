@@ -117,8 +117,13 @@ def test_mistakes_close_decisions_and_relevance_on_the_border_are_shown(
 
 
 def test_an_unconfirmed_flag_is_called_a_hypothesis(store: Store) -> None:
-    said = words(report_html(store, made_analysis(store, confirmed=False)))
+    found = made_analysis(store, confirmed=False)
+    said = words(report_html(store, found))
     assert "A flag is a hypothesis" in said and "Confirmed by experiment" not in said
+    first = found.classes[0]
+    why = tuple(replace(c, unconfirmed="only 3 samples") for c in first.clusters)
+    untried = replace(found, classes=(replace(first, clusters=why), *found.classes[1:]))
+    assert "Not put to the test: only 3 samples." in words(report_html(store, untried))
 
 
 def test_a_report_that_would_be_too_large_leaves_out_classes_and_says_so(

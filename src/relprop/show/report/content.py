@@ -45,6 +45,7 @@ class Strategy:
     box: str
     exemplars: tuple[Exemplar, ...]
     confirmation: Confirmation | None
+    unconfirmed: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +236,7 @@ def _strategy(store: Store, one: ClassAnalysis, cluster: Cluster) -> Strategy:
         box=_box(cluster),
         exemplars=exemplars(store, cluster.exemplars[:SHOWN]),
         confirmation=cluster.confirmation,
+        unconfirmed=cluster.unconfirmed,
     )
 
 
