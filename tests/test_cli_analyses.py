@@ -147,7 +147,9 @@ def test_classes_too_small_for_an_analysis_are_analysed_together(
     assert "analysed as one group" in page and "100 % of the class" not in page
     assert main(["analyse", "few", "--embedding", "none", "--class", "3"]) == 2
     assert "1 samples, fewer than 20" in capsys.readouterr().err
+    (folder / "file").touch()
     for more, words in (
+        (["--out", "file/result"], "result: file/result cannot be written (Not a directory)"),
         (["--together", "--class", "3"], "leave out --class"),
         (["--model", "demo", "--data", "x"], "more samples a class"),
     ):

@@ -493,6 +493,22 @@ def test_bad_options_are_refused(model: nn.Module, sees: Loaded, photos: Path, t
     assert not (tmp_path / "s").exists()
 
 
+def test_files_and_folders_that_may_not_be_read_are_told_as_that(
+    sees: Loaded, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(place: Any, *given: Any, **more: Any) -> Any:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "open", denied)
+        told = refusal(lambda: relprop.run(sees, photos, tmp_path / "s", **TINY))
+    assert "0.png: it may not be read (Permission denied)" in told and "damaged" not in told
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", denied)
+        told = refusal(lambda: relprop.run(sees, photos, tmp_path / "s", **TINY))
+    assert "the folder" in told and "cannot be read (Permission denied)" in told
+
+
 def test_a_model_that_no_rule_covers_is_refused_by_the_operation(tmp_path: Path) -> None:
     class Sorts(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

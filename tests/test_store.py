@@ -154,8 +154,13 @@ def test_a_damaged_or_lost_column_is_named(tmp_path: Path) -> None:
     made = write_store(tmp_path / "s", **arrays(3))
     (tmp_path / "s" / "output" / "c" / "0" / "0").write_bytes(b"?")
     assert "'output' is damaged" in refusal(lambda: made.column("output"))
+    (tmp_path / "s" / "label" / "zarr.json").write_text('{"zarr_format": 3, "node_type": "array"}')
+    assert "lacks the columns label" in refusal(lambda: store.open(tmp_path / "s"))
+    (tmp_path / "s" / "label" / "zarr.json").write_text("{")
+    assert "a column that cannot be opened" in refusal(lambda: store.open(tmp_path / "s"))
+    shutil.rmtree(tmp_path / "s" / "label")
     shutil.rmtree(tmp_path / "s" / "score")
-    assert "lacks the columns score" in refusal(lambda: store.open(tmp_path / "s"))
+    assert "lacks the columns label, score" in refusal(lambda: store.open(tmp_path / "s"))
     assert "no column 'heat'" in refusal(lambda: made.lazy("heat"))
 
 

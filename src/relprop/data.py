@@ -144,6 +144,8 @@ def read_photograph(file: Path | BinaryIO, name: str) -> Image:
             return upright
     except pil.UnidentifiedImageError as error:
         raise InvalidInput(f"{name}: not a picture in a format that Pillow reads") from error
+    except PermissionError as error:
+        raise InvalidInput(f"{name}: it may not be read ({error.strerror})") from error
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, …
         cause = str(error).strip().split("\n")[0] or type(error).__name__
         raise InvalidInput(f"{name}: a damaged or unreadable picture ({cause})") from error

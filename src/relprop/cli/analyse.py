@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -100,6 +101,7 @@ def analyse(
             raise InvalidInput(
                 f"report: {str(page)!r} does not end in .html\n  do: give a file such as report.html"
             )
+        _check_place(folder)
         chosen = None if only is None else [_class(held, name) for name in only]
         alone = chosen is not None or correct
         if together and alone:
@@ -156,6 +158,17 @@ def tell_unfinished(store: Store) -> None:
             f"note: {missing:,} of {len(store):,} samples are not explained yet (relprop run --resume goes on); this is of the others",
             "yellow",
         )
+
+
+def _check_place(folder: Path) -> None:
+    """Refuse a place where the result cannot be written, before it is computed."""
+    there = next(one for one in (folder.parent, *folder.absolute().parents) if one.exists())
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise InvalidInput(
+            f"result: {folder} cannot be written ({error.strerror})\n  do: give another folder by --out"
+        ) from error
 
 
 def _class(store: Store, name: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -172,7 +173,16 @@ def open(path: str | Path) -> Store:
         MissingExtra: zarr is not installed.
     """
     group, attributes = opened(Path(path), "r")
-    columns = {name: Column(name, array) for name, array in group.arrays()}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is no column: it is named below
+            columns = {name: Column(name, array) for name, array in group.arrays()}
+    except (OSError, ValueError, KeyError, TypeError) as error:  # of a column's own metadata
+        settle()
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise InvalidInput(
+            f"store: {path} has a column that cannot be opened ({lines[0]})\n  do: restore it from a copy, or run again"
+        ) from error
     lacking = [name for name in ("relevance", "output", *SPECS) if name not in columns]
     if lacking:
         raise InvalidInput(

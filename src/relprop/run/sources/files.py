@@ -94,7 +94,7 @@ def found_in(paths: Sequence[Path], endings: Sequence[str], what: str) -> list[F
 
 def _walk(folder: Path, endings: Sequence[str]) -> list[Found]:
     found: list[Found] = []
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=_refused):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in names:
             file = Path(place) / name
@@ -104,6 +104,12 @@ def _walk(folder: Path, endings: Sequence[str]) -> list[Found]:
                     Found(inside.as_posix(), file, inside.parts[0] if len(inside.parts) > 1 else None)
                 )
     return sorted(found, key=lambda one: one.id)
+
+
+def _refused(error: OSError) -> None:
+    raise InvalidInput(
+        f"data: the folder {error.filename} cannot be read ({error.strerror})\n  do: ask for the right to, or give another"
+    ) from error
 
 
 def list_of(file: Path) -> list[Path]:
