@@ -189,7 +189,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "vit": Family(
         networks.vit, TRANSFORMING, named(METHODS), {"regions": 4, "steps": 12, "size": 4, "draws": 2, **NOISE},
-        ("head", "blocks.3", "blocks.1", "patch_embed.proj"), peers={"LXT": "lrp:attn_lrp"} | PACKAGES,
+        ("head", "blocks.3.mlp.fc2", "blocks.1.attn.qkv", "patch_embed.proj"), peers={"LXT": "lrp:attn_lrp"} | PACKAGES,
     ),
     "lstm": Family(networks.lstm, RECURRING, named(METHODS), {"replacement": 0, "size": 1, "steps": 10}, ("out", "lstm"), batch=32),
     "word_cnn": Family(networks.word_cnn, WORDS, named(METHODS), {"replacement": 0, "size": 1, "steps": 10}, ("out", "convolution"), batch=32),

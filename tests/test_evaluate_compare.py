@@ -247,7 +247,7 @@ def test_the_command_prints_tables_or_json_and_draws_the_curves(
         (["--steps", "99"], "steps: 99"),
         (["--protocol", "best"], "protocol: 'best'"),
         (["--metrics", "nothing"], "metrics: 'nothing'"),
-        (["--replacement", "9"], "replacement: 9.0 is outside"),
+        (["--replacement", "9"], "replacement: 9 is outside"),
         (["--replacement", "nan"], "replacement: nan is not a number"),
         (["--metrics", "focus"], "focus: relevance of shape (6, 8, 8) and tiles"),
         (["--metrics", ","], "metrics: none given"),
@@ -278,3 +278,40 @@ def test_relevance_that_orders_nothing_is_named(
     lines = capsys.readouterr().out.splitlines()
     said = [line for line in lines if line.startswith("undefined")]
     assert len(said) == 2 and "aopc_morf of gradient_x_input for 6 of 6 samples (constant" in said[0]
+
+
+def test_words_and_series_are_perturbed_from_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "readers.py").write_text(
+        "import torch\nfrom torch import nn\n\n\n"
+        "def words():\n    return nn.Sequential(nn.Embedding(20, 4), nn.Flatten(), nn.Linear(36, 2)).eval()\n\n\n"
+        "def series():\n    return nn.Sequential(nn.Conv1d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(90, 2)).eval()\n"
+    )
+    draws = np.random.default_rng(0)
+    np.savez(tmp_path / "words.npz", inputs=draws.integers(1, 20, (3, 9)))
+    np.savez(tmp_path / "series.npz", inputs=draws.random((3, 2, 32), dtype=np.float32))
+
+    def call(name: str, *more: str) -> tuple[int, Any]:
+        known = [
+            "--data",
+            f"{name}.npz",
+            "--model",
+            f"readers:{name}",
+            "--methods",
+            "gradient_x_input,random",
+        ]
+        code = main(["evaluate", *known, "--metrics", "aopc_morf", "--draws", "1", "--json", *more])
+        printed = capsys.readouterr()
+        return code, json.loads(printed.out) if code == 0 else printed.err
+
+    code, found = call("words", "--replacement", "0")
+    assert code == 0 and len(found["fractions"]) == 10 and found["seconds_taken"] > 0
+    for wrong, message in (("99", "does not take the changed inputs"), ("0.5", "0.5 of token ids"), ("blur", "'blur' of token ids")):  # fmt: skip
+        code, error = call("words", "--replacement", wrong)
+        assert code == 2 and message in error and "Traceback" not in error
+    code, found = call("series", "--regions", "2,4")
+    assert code == 0 and len(found["fractions"]) == 9
+    code, error = call("series", "--regions", "2,4,4")
+    assert code == 2 and "patches of (2, 4, 4) on places (2, 32)" in error

@@ -88,11 +88,10 @@ def evaluate(
         ),
     ] = None,
     regions: Annotated[
-        int | None,
+        str | None,
         typer.Option(
-            metavar="PIXELS",
-            min=1,
-            help="The side of the patches that are replaced at a time.",
+            metavar="N|N,N|NAME",
+            help="The side of the patches that are replaced at a time, one side a dimension (2,16), pixels, or superpixels.",
             show_default=False,
         ),
     ] = None,
@@ -109,7 +108,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="NAME|NUMBER",
-            help="uniform, zero, black, mean, blur, invert, dataset, noisy_linear, or a number.",
+            help="uniform, zero, black, mean, blur, invert, dataset, noisy_linear, or a number (of token ids the id).",
             show_default=False,
         ),
     ] = None,
@@ -214,10 +213,15 @@ def _names(what: str, text: str | None) -> tuple[str, ...]:
 
 
 def _settings(
-    chosen: Protocol, data: Data, regions: int | None, steps: int | None, replacement: str | None, draws: int | None, score: str | None
+    chosen: Protocol, data: Data, regions: str | None, steps: int | None, replacement: str | None, draws: int | None, score: str | None
 ) -> dict[str, Any]:  # fmt: skip
     settings = dict(chosen.perturbation)
-    given = {"regions": regions, "draws": draws, "score": score, "replacement": _number(replacement)}
+    given = {
+        "regions": _regions(regions),
+        "draws": draws,
+        "score": score,
+        "replacement": _number(replacement),
+    }
     settings |= {name: value for name, value in given.items() if value is not None}
     if steps is not None:
         settings |= {"steps": steps, "size": 1}
@@ -227,10 +231,21 @@ def _settings(
 
 
 def _number(text: str | None) -> Any:
-    try:
-        return None if text is None else float(text)
-    except ValueError:
+    """A whole number, a number, or the name that was given."""
+    for kind in (int, float):
+        try:
+            return None if text is None else kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _regions(text: str | None) -> Any:
+    """A side, several, or the name that was given."""
+    if text is None or not text.replace(",", "").strip().lstrip("-").isdigit():
         return text
+    sides = [int(part) for part in text.split(",") if part.strip().lstrip("-").isdigit()]
+    return sides[0] if len(sides) == 1 else tuple(sides)
 
 
 def _announce(

@@ -211,7 +211,14 @@ def score_rows(
         rows = slice(done, min(done + size, total))
         own = samples[rows]
         started = 0.0 if settled else _now(device)
-        result[rows] = scorer.of(values(rows, own), own)
+        changed = values(rows, own)
+        try:
+            result[rows] = scorer.of(changed, own)
+        except IndexError as error:  # an embedding that has no such row
+            raise InvalidInput(
+                f"replacement: the model does not take the changed inputs: {error}\n"
+                "  do: give a token id that the model knows"
+            ) from error
         if not settled and len(own) == size:
             each = (_now(device) - started) / size
             if done and each > 0.97 * best:  # no cheaper: the size before was enough
