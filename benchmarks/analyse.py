@@ -2,7 +2,11 @@
 
     python benchmarks/analyse.py                                 # 50,000 maps of 32 × 32, one class
     python benchmarks/analyse.py --samples 100000 200000 --side 16
-    python benchmarks/analyse.py --samples 1000000 --side 16     # half an hour
+    python benchmarks/analyse.py --samples 1000000 --side 16     # five minutes of a processor
+    python benchmarks/analyse.py --samples 5000 10000 --side 16 --corelay FOLDER/bin/python
+
+The last also times CoRelAy's spectral clustering of the same maps, without an embedding, in an environment of its own, to which
+`pip install corelay` brought it; it is under a licence of its own and no part of relprop.
 
 The maps are of one class (the hardest case: graph, spectrum and embedding of all of them at once), made of eight strategies,
 of which each sample mixes two, and noise; 3 % have a mark. The exit status is 1 where a target is missed.
@@ -15,6 +19,7 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -49,6 +54,35 @@ def maps(samples: int, side: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray
     return found, marked
 
 
+CORELAY = """
+import json, resource, sys, time
+import numpy as np
+from corelay.pipeline.spectral import SpectralClustering
+from corelay.processor.clustering import KMeans
+from corelay.processor.embedding import EigenDecomposition
+from corelay.processor.flow import Parallel
+maps = np.load(sys.argv[1])
+maps = maps.reshape(len(maps), -1)
+wall, processor = time.perf_counter(), time.process_time()
+SpectralClustering(
+    embedding=EigenDecomposition(n_eigval=32),
+    clustering=Parallel([KMeans(n_clusters=k) for k in range(2, 11)], broadcast=True, is_output=True),
+)(maps)
+wall, processor = time.perf_counter() - wall, time.process_time() - processor
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+print(json.dumps({"seconds": round(wall, 1), "processor_seconds": round(processor, 1), "peak_gib": round(peak, 2)}))
+"""
+
+
+def by_corelay(python: str, samples: int, side: int) -> dict[str, object]:
+    """CoRelAy's time and memory for the same maps, by the interpreter of an environment that has it."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "maps.npy"
+        np.save(file, maps(samples, side)[0])
+        done = subprocess.run([python, "-c", CORELAY, file], stdout=subprocess.PIPE, text=True, check=True)
+    return {"samples": samples, "side": side, "by": "CoRelAy", **json.loads(done.stdout.splitlines()[-1])}
+
+
 def case(samples: int, side: int, embedding: str) -> dict[str, object]:
     """One analysis in this process."""
     sys.path.pop(0)  # this folder, whose coverage.py would stand for the package of that name
@@ -74,6 +108,11 @@ def case(samples: int, side: int, embedding: str) -> dict[str, object]:
     }
 
 
+def told(found: dict[str, object]) -> str:
+    """The figures of a case in one line."""
+    return ", ".join(f"{name} {value}" for name, value in found.items())
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -82,6 +121,7 @@ def main() -> int:
     parser.add_argument("--side", type=int, default=32)
     parser.add_argument("--embedding", default="umap")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--corelay", metavar="PYTHON", help="an interpreter that has CoRelAy")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.here:
@@ -101,7 +141,10 @@ def main() -> int:
             met = found["seconds"] <= target[0] and found["peak_gib"] <= target[1]
             missed |= not met
             verdict = f"; target {target[0]:.0f} s and {target[1]:g} GiB: {'met' if met else 'MISSED'}"
-        print(f"{', '.join(f'{name} {value}' for name, value in found.items())}{verdict}", flush=True)
+        print(f"{told(found)}{verdict}", flush=True)
+        if asked.corelay:
+            results.append(by_corelay(asked.corelay, samples, asked.side))
+            print(told(results[-1]), flush=True)
     if asked.json is not None:
         asked.json.write_text(json.dumps(results, indent=2) + "\n")
     return int(missed)

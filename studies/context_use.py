@@ -26,13 +26,14 @@ from typing import Any
 import numpy as np
 import torch
 from efficientnet_lite_pytorch import EfficientNet
-from scipy.stats import spearmanr
+from scipy.stats import page_trend_test, spearmanr, wilcoxon
 
 import relprop
 from relprop import analyse
 from relprop.analyse.boxes import named
 from relprop.analyse.charts import context_chart
 from relprop.data import Preprocessing, open_photograph
+from relprop.evaluate.statistics import holm
 
 SIZES = {"lite0": 224, "lite1": 240, "lite2": 260, "untrained": 224}
 RULES = "auto"
@@ -165,9 +166,17 @@ def figures(
         "use": use,
         "signed": signed,
         "moved": moved,
+        "files": [file for (file, _), k in zip(asked, chosen, strict=True) if k],
         "imagenet": held["imagenet"],
         "right": float(right.mean()),
     }
+
+
+def by_photograph(columns: list[np.ndarray], files: list[str]) -> np.ndarray:
+    """(photographs, networks) means over the questions about each photograph that all networks have a value for."""
+    values, of = np.stack(columns, 1), np.array(files)
+    whole = np.isfinite(values).all(1)
+    return np.stack([values[whole & (of == file)].mean(0) for file in sorted(set(of[whole]))])
 
 
 def report(title: str, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -181,12 +190,28 @@ def report(title: str, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
             f"  {row.low:.3f} … {row.high:.3f} {row.share:>6.3f} {one['signed'].overall.median:>6.3f} {one['moved'].overall.median:>8.3f}"
         )
     trained = [name for name in found if name != "untrained"]
-    gaps = {}
-    for first, second in itertools.combinations(trained, 2):
-        gap = analyse.context_gap(found[first]["use"], found[second]["use"])
-        one = gap.overall
-        gaps[f"{first} − {second}"] = [one.mean, one.low, one.high, one.wilcoxon, one.used]
-        print(f"  share, {first} − {second}: {one.mean:+.4f} ({one.low:+.4f} … {one.high:+.4f}), p = {one.wilcoxon:.2g}, n = {one.used}")  # fmt: skip
+    pairs = list(itertools.combinations(trained, 2))
+    compared = [
+        analyse.context_gap(found[first]["use"], found[second]["use"]).overall for first, second in pairs
+    ]
+    corrected = holm([one.wilcoxon for one in compared])
+    gaps: dict[str, list[float]] = {}
+    for (first, second), one, p in zip(pairs, compared, corrected, strict=True):
+        gaps[f"{first} − {second}"] = [one.mean, one.low, one.high, one.wilcoxon, p, one.used]
+        print(f"  share, {first} − {second}: {one.mean:+.4f} ({one.low:+.4f} … {one.high:+.4f}), p = {one.wilcoxon:.2g}, corrected {p:.2g}, n = {one.used}")  # fmt: skip
+    if len(trained) > 2:
+        best_first = sorted(trained, key=lambda name: -found[name]["imagenet"])
+        shares = by_photograph(
+            [found[name]["use"].share.numpy() for name in best_first], found[trained[0]]["files"]
+        )
+        trend = page_trend_test(shares)
+        pairs_p = holm([float(wilcoxon(shares[:, i], shares[:, j]).pvalue) for i, j in itertools.combinations(range(len(trained)), 2)])  # fmt: skip
+        gaps["trend"] = [float(trend.statistic), float(trend.pvalue), len(shares), *pairs_p]
+        print(f"  share rises as accuracy falls, {' < '.join(best_first)}, a mean for each of {len(shares)} photographs: Page's L {trend.statistic:.0f}, p = {trend.pvalue:.2g}")  # fmt: skip
+        names = [f"{a} and {b}" for a, b in itertools.combinations(best_first, 2)]
+        print(
+            f"  pairs, corrected: {', '.join(f'{n} p = {p:.2g}' for n, p in zip(names, pairs_p, strict=True))}"
+        )
     for name in trained:
         rows = [row for row in found[name]["use"].rows if row.used >= 6]
         if len(rows) > 2:
