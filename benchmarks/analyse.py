@@ -9,7 +9,7 @@ The last also times CoRelAy's spectral clustering of the same maps, without an e
 `pip install corelay` brought it; it is under a licence of its own and no part of relprop.
 
 The maps are of one class (the hardest case: graph, spectrum and embedding of all of them at once), made of eight strategies,
-of which each sample mixes two, and noise; 3 % have a mark. The exit status is 1 where a target is missed.
+of which each sample mixes two, and noise; 5 % have a mark. The exit status is 1 where a target is missed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def maps(samples: int, side: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray
         [sum(np.exp(-((y - a) ** 2 + (x - b) ** 2) / 0.006) for a, b in group) for group in spots]
     ).astype(np.float32)
     found = np.empty((samples, side, side), dtype=np.float32)
-    marked = random.random(samples) < 0.03
+    marked = random.random(samples) < 0.05
     for start in range(0, samples, 10_000):
         count = min(10_000, samples - start)
         mix = np.zeros((count, 8), dtype=np.float32)

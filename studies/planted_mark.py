@@ -43,7 +43,9 @@ def images(name: str, count: int = COUNT) -> tuple[Tensor, Tensor]:
                 held["labels"]
             ).long()[:count]
     first, y1, second, y2 = digits(0.0, 1.0)
-    return torch.cat([first, second])[:count], torch.cat([y1, y2])[:count]
+    small = F.interpolate(torch.cat([first, second])[:count], (20, 20), mode="bilinear", antialias=True)
+    framed = F.pad(small, (4, 4, 4, 4))  # with nothing, as MNIST's digits are: a mark is no stroke
+    return framed, torch.cat([y1, y2])[:count]
 
 
 def planted(x: Tensor, y: Tensor, seed: int, share: float = SHARE) -> tuple[Tensor, np.ndarray, int, str]:

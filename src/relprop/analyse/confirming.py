@@ -171,7 +171,7 @@ def _rate(values: NDArray[np.bool_], among: NDArray[np.bool_]) -> float:
 def _words(inject: Effect, remove: Effect, flips: float, usual: float, confirmed: bool) -> str:
     verdict = "Confirmed" if confirmed else "Not confirmed"
     return (
-        f"{verdict}: put into {inject.samples} clean samples it moves the score by {inject.change:+.3g} (a random place of the same"
+        f"{verdict}: put into {inject.samples} clean samples it moves the score by {inject.change:+.3g} (a random patch of the same"
         f" size: {inject.control:+.3g}) and turns {100 * flips:.0f} % of them to the class (random: {100 * usual:.0f} %);"
         f" taken out of {remove.samples} affected ones it lowers the score by {remove.change:.3g} (random: {remove.control:.3g})."
     )
