@@ -135,7 +135,8 @@ def test_classes_too_small_for_an_analysis_are_analysed_together(
     label[3] = 4
     status = np.ones(count)
     status[-1] = 0
-    write_store(folder / "few", relevance=maps, output=output, label=label, status=status)
+    photos = np.full((count, 12, 12, 3), 128, np.uint8)
+    write_store(folder / "few", relevance=maps, output=output, label=label, status=status, thumbnail=photos)
     assert main(["analyse", "few", "--embedding", "spectral"]) == 0
     told = capsys.readouterr()
     assert "no class has the 20 samples" in told.err and "1 of 48 samples are not explained yet" in told.err
@@ -155,6 +156,9 @@ def test_classes_too_small_for_an_analysis_are_analysed_together(
     ):
         assert main(["analyse", "few", *more]) == 2
         assert words in capsys.readouterr().err
-    assert main(["export", "few", "--virelay", "project"]) == 2 or (folder / "project").is_dir()
+    assert main(["export", "few", "--virelay", "project"]) == 0
+    assert main(["import", "project/project.yaml", "--store", "back", "--analysis", "back.analysis"]) == 0
+    again = load("back.analysis").classes[0]
+    assert (again.target, again.name, len(again.rows)) == (-1, "all samples", 47)
     assert main(["export", "few", "--table", "few.csv", "--target", "-1", "--strategy", "1"]) == 0
     assert "strategy" in (folder / "few.csv").read_text().partition("\n")[0]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from relprop import store as stores
 from relprop.analyse.result import Analysis, ClassAnalysis, Cluster, Evidence
@@ -122,7 +123,7 @@ def _categories(analysis: Analysis, rows: np.ndarray) -> tuple[Category, ...]:
         embeddings = {"spectral": one.spectral}
         if drawn:
             embeddings = {"picture": one.embedding, **embeddings}
-        name = f"{one.target:08}"
+        name = f"{one.target:08}" if one.target >= 0 else one.name  # all samples as one group
         found.append(
             Category(name, place[one.rows], embeddings, {"spray": reported, **clusters}, {"spectral": one.eigenvalues.astype(np.float32)})
         )  # fmt: skip
@@ -187,6 +188,11 @@ def _thumbnails(images: np.ndarray) -> np.ndarray:
     return np.repeat(values, 3, axis=-1) if values.shape[-1] == 1 else values
 
 
+def _common(targets: NDArray[np.int64]) -> int:
+    """The class that all of these are; −1 where they are of several, and so make no class."""
+    return int(targets[0]) if (targets == targets[0]).all() else -1
+
+
 def _analysis(held: Project, store: Store) -> Analysis | None:
     if not held.categories:
         return None
@@ -198,7 +204,7 @@ def _analysis(held: Project, store: Store) -> Analysis | None:
         rows = np.array([place[int(sample)] for sample in one.rows], dtype=np.int64)
         labels = {len(np.unique(v[v >= 0])): v for name, v in sorted(one.clusters.items()) if (v >= 0).any()}
         name, chosen = _chosen(one)
-        target = ids.get(one.name, int(held.target[rows[0]]))
+        target = ids.get(one.name, _common(held.target[rows]))
         maps = _normalised(held.relevance[rows])
         pictures = [v for v in one.embeddings.values() if v.ndim == 2 and v.shape[1] == 2]
         spectral = one.embeddings.get("spectral", next(iter(one.embeddings.values())))
@@ -207,7 +213,7 @@ def _analysis(held: Project, store: Store) -> Analysis | None:
         classes.append(
             ClassAnalysis(
                 target,
-                held.classes[target] if target < len(held.classes) else one.name,
+                held.classes[target] if 0 <= target < len(held.classes) else one.name,
                 rows,
                 values[ascending],
                 len(np.unique(chosen[chosen >= 0])),
