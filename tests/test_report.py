@@ -181,6 +181,22 @@ def test_zero_is_the_neutral_colour_to_the_bit() -> None:
     assert pixels[0, 1, 0] > 150 > pixels[0, 1, 2] and pixels[1, 0, 2] > 150 > pixels[1, 0, 0]
 
 
+def test_maps_that_are_made_smaller_keep_their_colours(tmp_path: Path) -> None:
+    from io import BytesIO
+
+    from PIL import Image
+
+    from relprop.show.samples import overlay_of
+
+    values = np.where(np.indices((240, 240)).sum(0) % 5 == 0, 1.0, 0.0)  # specks, a fifth of it
+    values[:, :120] = 0
+    photo = np.full((60, 60, 3), 128, np.uint8)
+    for kind, file in (picture_of(values, side=60), overlay_of(values, photo, 60)):
+        pixels = np.array(Image.open(BytesIO(file)).convert("RGB")).astype(int)
+        strongest = (pixels[:, 40:, 0] - pixels[:, 40:, 2]).max()
+        assert strongest > 100, kind
+
+
 def test_bad_places_and_another_stores_analysis_are_refused(
     tmp_path: Path, store: Store, analysis: Analysis
 ) -> None:

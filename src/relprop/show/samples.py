@@ -76,7 +76,8 @@ def picture_of(values: Map, limit: float | None = None, side: int = SIDE) -> tup
 def overlay_of(values: Map, photo: Pixels, side: int = SIDE) -> tuple[str, bytes]:
     """A map (H, W) over its photograph (h, w, 3) in grey."""
     shape = _fitting(photo.shape[:2], side)
-    pixels = overlaid(resized_map(values, shape), resized_photo(photo, shape), colour_scale(values))
+    shown = resized_map(values, shape)
+    pixels = overlaid(shown, resized_photo(photo, shape), colour_scale(shown))
     return photo_file(pixels, side)
 
 

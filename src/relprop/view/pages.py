@@ -125,7 +125,9 @@ def _header(book: Book) -> Any:
             html.H1(Path(store.path).name),
             html.Span(name),
             html.Span(
-                f"{len(store):,} samples, {len(book.analysis.classes)} {'class' if len(book.analysis.classes) == 1 else 'classes'}"
+                f"{len(store):,} samples"
+                if book.analysis.source.get("together")
+                else f"{len(store):,} samples, {len(book.analysis.classes)} {'class' if len(book.analysis.classes) == 1 else 'classes'}"
             ),
             html.Span(f"{flagged} flagged", className="tag flagged" if flagged else "tag"),
             html.Button("?", id="help-button", title="keys"),
