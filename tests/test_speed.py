@@ -6,14 +6,16 @@ import importlib
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import relprop
-from relprop.engine.propagate import record, walk
+from relprop.engine.propagate import record, segments, walk
 from relprop.engine.propagate.weights import Weights, row_sums
+from relprop.errors import InvalidInput
 from relprop.explain.captured import leaves_of
 
 ROOT = Path(__file__).parent.parent
@@ -85,6 +87,102 @@ def test_the_walk_frees_the_values_that_it_has_passed() -> None:
     (ref,) = captured.graph.outputs()
     walk(program, values, {ref: values[ref.name].clone()}, captured.store, 1, release=True)
     assert not values
+
+
+@pytest.mark.parametrize("rules", PRESETS)
+def test_writing_over_dead_values_a_block_at_a_time_changes_no_number(
+    monkeypatch: pytest.MonkeyPatch, rules: str
+) -> None:
+    for module in ("step", "rules.affine"):
+        monkeypatch.setattr(importlib.import_module(f"relprop.engine.{module}"), "CACHED", 40)
+    explainer, x = relprop.Explainer(residual(), rules), example(3)
+    captured, program = explainer.program((x,), {})
+    (ref,) = captured.graph.outputs()
+    ways = []
+    for release in (False, True):
+        values = record(program, leaves_of(explainer.model, captured.graph, (x,), {}), captured.store)
+        seed = values[ref.name].clone()
+        ways.append(walk(program, values, {ref: seed}, captured.store, 3, release=release))
+    for kept, over in zip(*(way.entries for way in ways), strict=True):
+        assert torch.allclose(kept.received, over.received, rtol=0, atol=1e-12)
+        for reason, amount in kept.absorbed.items():
+            assert torch.allclose(over.absorbed[reason], amount, rtol=0, atol=1e-12)
+        assert (kept.magnitude is None) == (over.magnitude is None)
+    for name, relevance in ways[0].inputs.items():
+        assert torch.allclose(ways[1].inputs[name], relevance, rtol=0, atol=1e-12)
+
+
+class Shown(nn.Module):
+    """Returns a value from its midst, through a view, beside its output; and reads its input twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 6) to (B, 3) and (B, 2, 3)."""
+        y = self.a(x) + x
+        return self.b(y), y.view(-1, 2, 3)
+
+
+def test_what_the_caller_holds_is_never_written_over() -> None:
+    torch.manual_seed(0)
+    model, x = Shown().double().eval(), torch.randn(4, 6, dtype=torch.float64)
+    before, expected = x.clone(), [y.detach().clone() for y in model(x)]
+    found = relprop.explain(model, x, lambda out: out[0][:, 1], "epsilon")
+    assert torch.equal(x, before)
+    for own, output in zip(found.output, expected, strict=True):
+        assert torch.allclose(own, output, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("make", "shape"), [(residual, (3, 3, 12, 12)), (Shown, (4, 6))])
+@pytest.mark.parametrize("rules", ["epsilon", "auto"])
+def test_checkpoints_change_no_number(make: Any, shape: tuple[int, ...], rules: str) -> None:
+    model = make().double().eval()
+    x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    targets = [
+        lambda y: (y[0] if isinstance(y, tuple) else y)[:, 1],
+        lambda y: (y[0] if isinstance(y, tuple) else y)[:, 2],
+    ]
+    kept = relprop.Explainer(model, rules).explain_targets(x, targets)
+    again = relprop.Explainer(model, rules, checkpoints=True).explain_targets(x, targets)
+    for one, other in zip(kept, again, strict=True):
+        assert torch.allclose(one.relevance, other.relevance, rtol=0, atol=1e-12)
+        assert one.audit is not None and other.audit is not None
+        assert len(one.audit.entries) == len(other.audit.entries)
+        assert torch.allclose(other.audit.gap, one.audit.gap, rtol=0, atol=1e-12)
+
+
+def test_checkpoints_hold_a_part_of_the_values() -> None:
+    explainer, x = relprop.Explainer(residual(), "epsilon"), example()
+    captured, program = explainer.program((x,), {})
+    leaves = leaves_of(explainer.model, captured.graph, (x,), {})
+    parts = segments(program)
+    held = record(program, leaves, captured.store, only=parts.kept)
+    whole = record(program, leaves, captured.store)
+    assert len(parts.starts) > 2
+    assert set(held) - set(leaves) <= parts.kept
+    assert len(set(held) - set(leaves)) < len(set(whole) - set(leaves))
+
+
+def test_autocast_is_close_to_float32_and_its_account_closes() -> None:
+    model, x = residual().float(), example(2).float()
+    plain = relprop.explain(model, x, 1, "epsilon_plus")
+    cast = relprop.explain(model, x, 1, "epsilon_plus", autocast=torch.bfloat16)
+    assert cast.output.dtype == torch.bfloat16 and cast.relevance.dtype == torch.float32
+    assert cast.audit is not None and cast.audit.precision == torch.bfloat16 and cast.audit.closes
+    assert float((cast.relevance - plain.relevance).norm() / plain.relevance.norm()) < 0.05
+    after = relprop.explain(model, x, 1, "epsilon_plus")
+    assert torch.equal(after.relevance, plain.relevance)  # nothing in the coarser type is kept
+
+
+def test_options_that_cannot_be_had_are_refused() -> None:
+    with pytest.raises(InvalidInput, match=r"autocast: the model computes in torch\.float64"):
+        relprop.explain(residual(), example(), 1, autocast=torch.bfloat16)
+    with pytest.raises(InvalidInput, match="autocast: 'half'"):
+        relprop.explain(residual(), example(), 1, autocast="half")
+    with pytest.raises(InvalidInput, match="checkpoints: not together with conditions"):
+        relprop.Explainer(residual(), checkpoints=True).conditional(example(), 1, conditions=[None])
 
 
 def test_only_weights_that_something_was_computed_from_are_compared() -> None:

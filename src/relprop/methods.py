@@ -17,7 +17,7 @@ from relprop.contrast import contrasted
 from relprop.differentiable import Differentiable, differentiable, inputs_behind
 from relprop.engine import audit as accounts
 from relprop.engine.graph import Ref
-from relprop.engine.propagate import HALF, Mask, Walk, walk
+from relprop.engine.propagate import HALF, Mask, Walk, segments, walk, walk_by_segments
 from relprop.errors import InvalidInput
 from relprop.explain import Captured, Explainer, Forward, forward, start
 from relprop.explain.again import Again, Inside, masks
@@ -49,12 +49,19 @@ def lrp(explainer: Explainer, part: Part) -> list[Explanation]:
     where the first of their conditions masks something.
     """
     captured, program, args, kwargs, targets = part
-    passed = forward(explainer, captured, program, args, kwargs)
+    autocast, checkpoints = _settings(explainer, captured)
+    parts = segments(program) if checkpoints else None
+    passed = forward(explainer, captured, program, args, kwargs, parts)
     if explainer.conditions:
         return _conditional(explainer, part, passed)
     begun = [start(explainer, captured, passed, target) for target in targets]
-    if len(targets) == 1:
-        store, audit = captured.store, explainer.audit
+    store, audit = captured.store, explainer.audit
+    if parts is not None:
+        ways = [
+            walk_by_segments(program, parts, passed.values, one[0], store, passed.batch, audit, autocast)
+            for one in begun
+        ]
+    elif len(targets) == 1:
         ways = [walk(program, passed.values, begun[0][0], store, passed.batch, audit, release=True)]
     else:
         ways = walks(explainer, part, passed, [Wanted(one[0]) for one in begun])
@@ -62,6 +69,20 @@ def lrp(explainer: Explainer, part: Part) -> list[Explanation]:
         _explanation(Again(explainer, captured, program, args, kwargs, target, one[1]), passed, one, way)
         for target, one, way in zip(targets, begun, ways, strict=True)
     ]
+
+
+def _settings(explainer: Explainer, captured: Captured) -> tuple[torch.dtype | None, bool]:
+    """The options autocast and checkpoints. Raises `InvalidInput` where they cannot be had."""
+    autocast, checkpoints = explainer.options.get("autocast"), bool(explainer.options.get("checkpoints"))
+    if autocast not in (None, *HALF):
+        raise InvalidInput(f"autocast: {autocast!r}\n  do: give torch.bfloat16 or torch.float16")
+    if autocast is not None and precision_of(captured) != torch.float32:
+        raise InvalidInput(
+            f"autocast: the model computes in {precision_of(captured)}\n  do: leave it out, or give a model in float32"
+        )
+    if checkpoints and explainer.conditions:
+        raise InvalidInput("checkpoints: not together with conditions\n  do: leave one of them out")
+    return autocast, checkpoints
 
 
 def _conditional(explainer: Explainer, part: Part, passed: Forward) -> list[Explanation]:
@@ -123,7 +144,10 @@ def _explanation(again: Again, passed: Forward, begun: Start, way: Walk) -> Expl
             else way.passed
         )
         audit = accounts.total(
-            [*entries, *way.entries], score.double(), reached, precision_of(again.captured)
+            [*entries, *way.entries],
+            score.double(),
+            reached,
+            again.explainer.options.get("autocast") or precision_of(again.captured),
         )
         audit.check()
     return Explanation(
@@ -253,7 +277,11 @@ def _at_inputs(captured: Captured, function: Differentiable, found: Sequence[Ten
 
 
 METHODS: dict[str, Method] = {
-    "lrp": Method("layer-wise relevance propagation (Bach et al. 2015), by the rules of a composite", lrp),
+    "lrp": Method(
+        "layer-wise relevance propagation (Bach et al. 2015), by the rules of a composite",
+        lrp,
+        {"autocast": None, "checkpoints": False},
+    ),
     "clrp": Method(
         "contrastive relevance (Gu et al. 2018): for the target and not for all other classes", clrp
     ),

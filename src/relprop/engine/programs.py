@@ -28,6 +28,8 @@ def load_program(path: str | Path) -> ExportedProgram:
     try:
         refuse_code(file)
         with quietly():
+            import relprop.classical  # noqa: F401  # the operations of rewritten estimators
+
             return torch.export.load(file)
     except InvalidInput:
         raise

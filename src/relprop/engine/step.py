@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from relprop.engine.rules import Rule
 
 _BLOCK = 1024
+CACHED = 1 << 17
+"""How many numbers are worked on at a time where one pass over memory takes more than one operation on a CPU: so many stay
+in its cache."""
 
 Journal = Callable[["Node", Ref, Tensor], None]
 """Takes down the relevance of a value that an operation reads and that is no data: node, value, relevance."""
@@ -53,6 +56,30 @@ def _blocked_sum(rows: Tensor) -> Tensor:
     whole = rows.shape[1] // block * block
     total = rows[:, :whole].reshape(rows.shape[0], -1, block).sum(-1).sum(-1, dtype=torch.float64)
     return total + rows[:, whole:].sum(1, dtype=torch.float64) if whole < rows.shape[1] else total
+
+
+def size_per_sample(values: Tensor, layout: Layout | None, batch: int) -> Tensor:
+    """Σ |values| of each sample, float64, shape (B,), without a second tensor of that size where the samples lie first."""
+    rows = rows_of(values, layout, batch)
+    if rows is None:
+        return sum_per_sample(values.abs(), layout, batch)
+    scratch = values.new_empty(min(CACHED, rows.shape[1]))
+    sums = [
+        [_blocked_sum(torch.abs(part, out=scratch[: len(part)])[None]) for part in row.split(CACHED)]
+        for row in rows
+    ]
+    return torch.cat([torch.stack(parts).sum(0) for parts in sums])
+
+
+def rows_of(values: Tensor, layout: Layout | None, batch: int) -> Tensor | None:
+    """A large tensor on a CPU as a row for each sample, without a copy; None for all others."""
+    if values.device.type != "cpu" or values.numel() < 2 * CACHED or not values.is_contiguous():
+        return None
+    if values.dtype not in (torch.float32, torch.float64) or values.requires_grad:
+        return None
+    if batch == 1:
+        return values.view(1, -1)
+    return values.view(batch, -1) if layout == Layout(0, 1) and values.shape[0] == batch else None
 
 
 @lru_cache
@@ -109,6 +136,7 @@ class Step:
     memory: Any = None  # what `Operation.remembers` kept of the forward pass
     journal: Journal | None = None  # asks for the relevance of weights
     activated: Callable[[Ref], bool] = lambda ref: False  # the output of an activation, rearranged at most
+    spare: bool = False  # nothing reads the output after this step: it may be written over
 
     @property
     def function(self) -> Callable[..., Any]:

@@ -207,9 +207,10 @@ class Explainer:
         if not targets:
             raise InvalidInput("targets: the list is empty\n  do: give one target or more")
         text, args, kwargs = self.read(inputs)
+        known: tuple[Captured, Program] | None = None
         if self._samples_first is None and text is None:
             try:
-                self.program(args, kwargs)
+                known = self.program(args, kwargs)
             except (CaptureError, InvalidInput, UnsupportedOperation):
                 self._samples_first = samples_first(self.model, args, kwargs)
                 if self._samples_first is None:
@@ -217,7 +218,7 @@ class Explainer:
         if self._samples_first is not None:
             return self._of_steps_first(self._samples_first, args, kwargs, targets, inputs)
         parts: list[list[Explanation]] = []
-        for part in self.parts(args, kwargs, targets, text):
+        for part in self.parts(args, kwargs, targets, text, known):
             try:
                 parts.append(METHODS[self.method].run(self, part))
             except ConservationError:
@@ -257,9 +258,13 @@ class Explainer:
         kwargs: dict[str, Any],
         targets: Sequence[Target],
         text: Tokenised | None = None,
+        known: tuple[Captured, Program] | None = None,
     ) -> Iterator[Part]:
-        """A batch in parts that fit the memory: of each its graph, its program, its arguments and its targets."""
-        captured, program = self.program(args, kwargs)
+        """A batch in parts that fit the memory: of each its graph, its program, its arguments and its targets.
+
+        `known`: what `program` has just given for these arguments.
+        """
+        captured, program = self.program(args, kwargs) if known is None else known
         targets = [self.asked(captured.graph, text).resolve(target) for target in targets]
         batch = batch_size((args, kwargs))
         size = batch if self.batch_size is None else self.batch_size

@@ -16,7 +16,7 @@ from relprop.engine.batch import batch_size
 from relprop.engine.graph import Ref, map_output, value_of
 from relprop.engine.ops import KINDS
 from relprop.engine.plan import Composite
-from relprop.engine.propagate import HALF, Program, record, walk
+from relprop.engine.propagate import HALF, Program, Segments, record, walk
 from relprop.errors import InvalidInput
 from relprop.explain.captured import Captured, leaves_of, weights_by_node
 from relprop.explain.explainer import Explainer
@@ -34,13 +34,19 @@ class Forward:
 
 
 def forward(
-    explainer: Explainer, captured: Captured, program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
+    explainer: Explainer,
+    captured: Captured,
+    program: Program,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    parts: Segments | None = None,
 ) -> Forward:
-    """Run the graph on one batch and keep what the walk reads."""
+    """Run the graph on one batch and keep what the walk reads; with `parts` only what they read of each other."""
     keep_freed_memory()
     leaves = leaves_of(explainer.model, captured.graph, args, kwargs)
     captured.store.fresh(weights_by_node(captured.graph, leaves), captured.graph)
-    values = record(program, leaves, captured.store)
+    only = None if parts is None else parts.kept
+    values = record(program, leaves, captured.store, only=only, autocast=explainer.options.get("autocast"))
 
     output = map_output(captured.graph.output, lambda ref: value_of(values, ref))
     return Forward(values, output, batch_size((args, kwargs)))

@@ -3,6 +3,7 @@
 from relprop.engine.propagate.book import Mask, Walk
 from relprop.engine.propagate.program import Program, prepare
 from relprop.engine.propagate.record import record
+from relprop.engine.propagate.segments import Segments, segments, walk_by_segments
 from relprop.engine.propagate.walk import HALF, pairs_of, step_of, walk
 from relprop.engine.propagate.weights import Weights
 
@@ -10,11 +11,14 @@ __all__ = [
     "HALF",
     "Mask",
     "Program",
+    "Segments",
     "Walk",
     "Weights",
     "pairs_of",
     "prepare",
     "record",
+    "segments",
     "step_of",
     "walk",
+    "walk_by_segments",
 ]

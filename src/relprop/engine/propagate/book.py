@@ -11,7 +11,7 @@ from torch import Tensor
 from relprop.engine.audit import Entry
 from relprop.engine.graph import Node, Ref
 from relprop.engine.propagate.program import Program
-from relprop.engine.step import Shares, sum_per_sample
+from relprop.engine.step import Shares, size_per_sample, sum_per_sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +110,11 @@ class Book:
         size = None
         if row.kind not in _KEEPING:
             sizes = [
-                self.sum(ref, part.abs())
+                size_per_sample(part, self.program.facts.layout.get(ref), self.batch)
                 for ref, part in zip(refs_of, parts, strict=True)
                 if part is not None
             ]
-            size = _total([s for s in sizes if s is not None])
+            size = _total(sizes)
             if shares.magnitude is not None:
                 size = torch.maximum(size, shares.magnitude)
         handed = [amount for amount in passed if amount is not None]
@@ -124,7 +124,7 @@ class Book:
                 row.operation,
                 row.module,
                 row.source,
-                str(row.rule),
+                self.program.printed[node.name],
                 _total(received),
                 _total(handed) if handed else torch.zeros_like(received[0]),
                 shares.absorbed,

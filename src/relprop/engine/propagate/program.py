@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from relprop.engine.analyse import Facts, values_of
 from relprop.engine.graph import Graph, Node, Ref, parents
@@ -27,6 +27,7 @@ class Program:
     statistics: frozenset[tuple[Ref, Ref]]
     needs_output: frozenset[str]
     activated: frozenset[Ref] = frozenset()
+    printed: Mapping[str, str] = field(default_factory=dict)  # the rules as accounts print them
 
 
 def prepare(graph: Graph, facts: Facts, plan: Plan, keep: Iterable[Ref] = ()) -> Program:
@@ -65,6 +66,7 @@ def prepare(graph: Graph, facts: Facts, plan: Plan, keep: Iterable[Ref] = ()) ->
         statistics,
         frozenset(needs_output),
         _activated(graph),
+        {row.name: str(row.rule) for row in plan},
     )
 
 

@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 
-from relprop.engine.graph import Node, Ref, replace_refs, value_of
+from relprop.engine.graph import Node, Ref, parents, replace_refs, value_of
 from relprop.engine.ops import OPS
 from relprop.engine.propagate.program import Program
 from relprop.engine.propagate.weights import Weights
 
 
-def record(program: Program, leaves: Mapping[str, Any], store: Weights) -> dict[str, Any]:
+def record(
+    program: Program,
+    leaves: Mapping[str, Any],
+    store: Weights,
+    *,
+    nodes: slice = slice(None),
+    only: Set[str] | None = None,
+    autocast: torch.dtype | None = None,
+) -> dict[str, Any]:
     """Run the graph forward; the result holds the values of inputs, of the outputs and of all that the walk reads.
 
-    `leaves`: the values of inputs, weights and constants by node name.
+    `leaves`: the values of inputs, weights and constants by node name. `nodes`: the part of the graph that is run, from
+    values that `leaves` hold as well. `only`: of what is computed just these are kept. `autocast`: the type in which
+    torch's autocast computes linear operations; what depends on weights alone is computed in theirs.
     """
     values: dict[str, Any] = dict(leaves)
     facts = program.facts
+    run_nodes = program.graph.nodes[nodes]
+    dead = program.dead if only is None else _dead(run_nodes, only)
 
     def value(ref: Ref) -> Any:
         return value_of(values, ref)
 
-    with torch.no_grad():
-        for node in program.graph.nodes:
+    device = next((v.device.type for v in leaves.values() if isinstance(v, torch.Tensor)), "cpu")
+    with torch.no_grad(), _cast(device, autocast):
+        for node in run_nodes:
             if node.kind == "call":
                 function = node.function
                 assert function is not None
@@ -36,14 +50,37 @@ def record(program: Program, leaves: Mapping[str, Any], store: Weights) -> dict[
                     return function(*replace_refs(node.args, value), **replace_refs(node.kwargs, value))
 
                 if facts.lasts(node.name):
-                    values[node.name] = store.get((Ref(node.name), "value"), run)
+                    with nullcontext() if autocast is None else torch.autocast(device, enabled=False):
+                        values[node.name] = store.get((Ref(node.name), "value"), run)
                 elif remembers is not None:
                     values[node.name], values[memory_of(node)] = run()
+                    if only is not None:
+                        del values[memory_of(node)]
                 else:
                     values[node.name] = run()
-            for name in program.dead.get(node.name, ()):
+            for name in dead.get(node.name, ()):
                 del values[name]
     return values
+
+
+def _cast(device: str, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    return nullcontext() if dtype is None else torch.autocast(device, dtype, cache_enabled=False)
+
+
+def _dead(nodes: tuple[Node, ...], only: Set[str]) -> dict[str, list[str]]:
+    """From the name of a node to those of computed values that nothing reads after it, but for the ones to keep."""
+    last: dict[str, str] = {}
+    for node in nodes:
+        if node.kind == "call":
+            last[node.name] = node.name
+        for ref in parents(node):
+            if ref.name in last:
+                last[ref.name] = node.name
+    dead: dict[str, list[str]] = {}
+    for name, reader in last.items():
+        if name not in only:
+            dead.setdefault(reader, []).append(name)
+    return dead
 
 
 def memory_of(node: Node) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -38,7 +38,8 @@ def walk(
 ) -> Walk:
     """Propagate the relevance of the outputs (`seeds`) to the inputs, operation by operation, in reverse order.
 
-    With `release` the walk takes the values for itself and frees them as it passes: `values` is empty then. `masks` let a part of the
+    With `release` the walk takes the values for itself, writes over what nothing reads any more and frees them as it passes:
+    `values` is empty then. `masks` let a part of the
     relevance pass some values. `journal` is told the relevance of what the operations read from weights. The walk stops
     in front of the node `until`, and goes on from a walk that was stopped so (`onward`, which stays as it is).
     """
@@ -48,8 +49,10 @@ def walk(
     for ref, seed in seeds.items():
         _arrive(relevance, sums, ref, seed, book.sum(ref, seed))
     held = dict(values)
+    outside: frozenset[int] | None = None  # memory that is not the walk's own to write over
     if release:
         values.clear()
+        outside = frozenset(_places(held, program.graph.outputs()))
     nodes = program.graph.nodes
     while result.position < len(nodes):
         node = nodes[-1 - result.position]
@@ -67,6 +70,8 @@ def walk(
                 )
         elif arrived is not None:
             step = step_of(program, node, held, store, batch, journal)
+            if outside is not None and journal is None and isinstance(step.output, Tensor):
+                step.spare = _place(step.output) not in outside
             shares = OPS[node.operation].propagate(step, arrived)
             passed = []
             for ref, share in pairs_of(node, shares):
@@ -78,6 +83,19 @@ def walk(
             held.pop(node.name, None)
             held.pop(memory_of(node), None)
     return result
+
+
+def _places(values: Mapping[str, Any], refs: Iterable[Ref]) -> Iterator[int]:
+    """Where the memory of values lies."""
+    for ref in refs:
+        held = values.get(ref.name)
+        held = held if ref.index is None or held is None else held[ref.index]
+        if isinstance(held, Tensor):
+            yield _place(held)
+
+
+def _place(value: Tensor) -> int:
+    return value.untyped_storage().data_ptr()
 
 
 def _mask(node: Node, masks: Mapping[Ref, Mask], way: Walk, book: Book) -> None:

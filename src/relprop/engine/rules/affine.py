@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from relprop.engine.rules.declared import LinearRule
-from relprop.engine.step import Layout
+from relprop.engine.step import CACHED, Layout, rows_of, sum_per_sample
 
 Result = tuple[Tensor, dict[str, Tensor]]
 """Relevance of the input, and what the rule absorbed: from a reason to a sum per sample, (B,) float64."""
@@ -28,6 +28,7 @@ class Affine:
     `layout`: the same of the output. `paired`: dimension 1 holds x's channels and those of w, and they are so
     few that two of them cost no more than one: L⁺ and L⁻ then run as one operation with the part "both".
     `batch`: the number of samples, where it is known. `noted`: told s and the bias where s·bias is absorbed.
+    `spare`: nothing reads `output` after this rule, which may write over it.
     """
 
     x: Tensor
@@ -44,6 +45,7 @@ class Affine:
     paired: bool = False
     batch: int | None = None
     noted: Callable[[Tensor, Tensor], None] | None = None
+    spare: bool = False
 
     def positive_part(self, positive: Tensor, negative: Tensor | None) -> Tensor:
         """Σ_j z_kj⁺ = L⁺(x⁺) + L⁻(x⁻), of x in its two parts (`negative` is None where x ≥ 0)."""
@@ -149,11 +151,13 @@ def scaled(x: Tensor, shares: Tensor, s: Tensor) -> Tensor:
 
 class Quotient(NamedTuple):
     """s = R / d of a stabilised denominator d = z + stabiliser; `empty` marks d = 0, where s is 0 (None:
-    nowhere). The stabiliser is the quotient's own: its account is written over it."""
+    nowhere). The stabiliser is the quotient's own: its account is written over it. `kept`: the account of one that is
+    no longer there, Σ s · stabiliser of each sample, (B,) float64."""
 
     s: Tensor
     stabiliser: Tensor | None
     empty: Tensor | None
+    kept: Tensor | None = None
 
 
 def divided(
@@ -165,6 +169,11 @@ def divided(
         return _guarded(relevance, z, None)
     if rule.stabiliser == "unsigned":
         return _guarded(relevance, z + eps, torch.full_like(z, eps))
+    over = f.spare and z is f.output
+    if over and sign is None and rule.stabiliser == "signed" and not rule.spreads:
+        rows, received = rows_of(z, f.layout, f.batch or 0), rows_of(relevance, f.layout, f.batch or 0)
+        if rows is not None and received is not None and rows.shape == received.shape:
+            return Quotient(z, None, None, divided_by_blocks(received, rows, eps))
     # copysign takes −0.0 as negative: such a sum has no contributions at all, so that its sign is free
     stabiliser = torch.copysign(z.new_full((), eps), z if sign is None else sign)
     if rule.stabiliser == "relative":
@@ -176,7 +185,26 @@ def divided(
         return Quotient(relevance / d, torch.where(small, stabiliser - z, 0.0), None)
     if rule.stabiliser == "exact_zero_only":
         stabiliser = torch.where(z == 0, stabiliser, 0.0)
-    return Quotient(divided_in_place(relevance, z + stabiliser), stabiliser, None)
+    d = z.add_(stabiliser) if over and sign is None else z + stabiliser
+    return Quotient(divided_in_place(relevance, d), stabiliser, None)
+
+
+def divided_by_blocks(relevance: Tensor, z: Tensor, epsilon: float) -> Tensor:
+    """R / (z + ε sign z), written over z, of rows (B, N); returns what the stabiliser takes, Σ s ε sign z, (B,) float64.
+
+    A block at a time, which stays in the processor's cache, so that memory is read and written once.
+    """
+    of_one = z.new_full((), epsilon)
+    scratch = z.new_empty(min(CACHED, z.shape[1]))
+    kept: list[Tensor] = []
+    for row, received in zip(z, relevance, strict=True):
+        parts = []
+        for d, r in zip(row.split(CACHED), received.split(CACHED), strict=True):
+            stabiliser = torch.copysign(of_one, d, out=scratch[: len(d)])
+            torch.div(r, d.add_(stabiliser), out=d)
+            parts.append(sum_per_sample(stabiliser.mul_(d), None, 1))
+        kept.append(torch.stack(parts).sum(0))
+    return torch.cat(kept)
 
 
 def _guarded(relevance: Tensor, d: Tensor, stabiliser: Tensor | None) -> Quotient:
@@ -193,7 +221,7 @@ def settled(
     `bias`: the bias as the rule counts it, None where it takes no part. Under "distribute" its share and the
     stabiliser's are spread evenly over the inputs that each unit is connected to.
     """
-    s, stabiliser, empty = quotient
+    s, stabiliser, empty, kept_sum = quotient
     absorbed: dict[str, Tensor] = {}
     if empty is not None:
         absorbed["undistributed"] = f.account(torch.where(empty, relevance, 0.0))
@@ -203,6 +231,8 @@ def settled(
             shares, lost = _spread(f, shares, s * part)
             add(absorbed, "undistributed", lost)
         return shares, absorbed
+    if kept_sum is not None:
+        absorbed["stabilizer"] = kept_sum
     if stabiliser is not None:
         absorbed["stabilizer"] = (
             f.account(taken(s, stabiliser)) if stabiliser.dim() else f.account_product(s, stabiliser)

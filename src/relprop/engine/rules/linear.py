@@ -204,7 +204,7 @@ def _negative_part(
 ) -> Tensor:
     """Σ_j z_kj⁻. For free as z − b − Σ z_kj⁺, unless some unit's would be lost in rounding: then computed
     directly."""
-    free = f.output - plus
+    free = f.output.sub_(plus) if f.spare else f.output - plus
     free = free if f.bias is None else free.sub_(f.bias)
     if f.x.device.type == "cpu":
         doubt = torch.add(free, plus, alpha=1e-3)  # > 0 where less than a thousandth of the terms is left

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.engine.graph import Node
+from relprop.engine.graph import Node, Ref
 from relprop.engine.ops.elementwise.signs import both_known
 from relprop.engine.ops.table import Operation, rows
 from relprop.engine.rules import Addition, Epsilon, LinearRule
-from relprop.engine.rules.affine import add, divided_in_place, taken
-from relprop.engine.step import Shares, Step
+from relprop.engine.rules.affine import add, divided_by_blocks, divided_in_place, owned, taken
+from relprop.engine.step import Shares, Step, rows_of
 
 
 def sum_to(values: Tensor, like: Any) -> Tensor:
@@ -24,7 +24,8 @@ def sum_to(values: Tensor, like: Any) -> Tensor:
 def addition(step: Step, relevance: Tensor) -> Shares:
     """a + α b."""
     a, b = step.args[:2]
-    return _two_summands(step, a, b * step.arg(2, "alpha", 1), relevance)
+    alpha = step.arg(2, "alpha", 1)
+    return _two_summands(step, a, b if alpha == 1 else b * alpha, relevance)
 
 
 def subtraction(step: Step, relevance: Tensor) -> Shares:
@@ -122,18 +123,34 @@ def _shares_of(
         whole = torch.as_tensor(sum(sizes))
         empty = whole == 0
         return [relevance * torch.where(empty, 1 / len(sizes), size / whole) for size in sizes], {}
-    s, absorbed = stabilised(step, total, rule.epsilon, relevance)
-    return [s * value for value in values], absorbed
+    over = step.spare and total is step.output and isinstance(total, Tensor)
+    s, absorbed = stabilised(step, total, rule.epsilon, relevance, over=over)
+    shares = [s * value for value in values[:-1]]
+    last = values[-1]
+    fits = isinstance(last, Tensor) and last.shape == s.shape and last.dtype == s.dtype
+    own = rule.epsilon > 0 and s.shape == total.shape and s.dtype == total.dtype and not s.requires_grad
+    return [*shares, s.mul_(last) if fits and own else s * last], absorbed
 
 
 def stabilised(
-    step: Step, d: Tensor, epsilon: float, relevance: Tensor, index: int | None = None
+    step: Step,
+    d: Tensor,
+    epsilon: float,
+    relevance: Tensor,
+    index: int | None = None,
+    *,
+    over: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """s = R / (d + ε sign d) with the account of the stabiliser; with ε = 0, 0 where d is 0, and R stays
     there.
 
-    `index`: the part of the output that d and R are laid out like.
+    `index`: the part of the output that d and R are laid out like. With `over` s may be written over d.
     """
+    if epsilon and over and owned(d, *(v for v in step.args if isinstance(v, Tensor))):
+        layout = step.layout_of(Ref(step.node.name, index))
+        rows, received = rows_of(d, layout, step.batch), rows_of(relevance, layout, step.batch)
+        if rows is not None and received is not None and rows.shape == received.shape:
+            return d, {"stabilizer": divided_by_blocks(received, rows, epsilon)}
     if epsilon:
         stabiliser = torch.copysign(d.new_full((), epsilon), d)
         s = divided_in_place(relevance, d + stabiliser)

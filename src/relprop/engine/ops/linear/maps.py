@@ -12,6 +12,7 @@ from torch import Tensor
 from relprop.engine.graph import Ref
 from relprop.engine.ops.linear.settings import convolution_of
 from relprop.engine.rules import RULES, Affine, LinearRule, Product, Result, Rule
+from relprop.engine.rules.affine import owned
 from relprop.engine.rules.weights import by_weight
 from relprop.engine.step import Layout, Shares, Step
 
@@ -98,6 +99,7 @@ def linear_map(
         layout=step.layout_of(Ref(step.node.name)),
         paired=weight is not None and _pairs(step, x.value, weight.value),
         batch=step.batch,
+        spare=step.spare and owned(output, x.value),
     )
 
 
