@@ -19,7 +19,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,9 @@ import choosing_models as networks
 import torch
 
 from relprop import Composite
+from relprop.engine.presets import PRESETS
 from relprop.evaluate import Comparison, compare
-from relprop.rules import Addition, AlphaBeta, Epsilon, Flat, Gamma, ZPlus
+from relprop.rules import Addition, AlphaBeta, Epsilon, Flat, Gamma, ZBox, ZPlus
 
 CURVES = ("aopc_morf", "aopc_lerf", "abpc")
 METHODS = (
@@ -131,13 +132,17 @@ PACKAGES: dict[str, Any] = {"autoLRP": autolrp, "autoLRP, composite": autolrp_co
 if importlib.util.find_spec("autolrp") is None:
     print("autoLRP is not installed: left out (pip install autolrp)", file=sys.stderr)
     PACKAGES = {}
-PEERS = {
+GAMMA_BOX = PRESETS["zennit/epsilon_gamma_box"]
+PEERS: dict[str, Any] = {
     "zennit EpsilonPlus": "lrp:zennit/epsilon_plus",
+    "zennit EpsilonGammaBox": {
+        "rules": replace(GAMMA_BOX, rules=(("first", ZBox(-1.0, 1.0)), *GAMMA_BOX.rules[1:]))
+    },
     "zennit EpsilonAlpha2Beta1Flat": "lrp:zennit/epsilon_alpha2_beta1_flat",
     "innvestigate PresetAFlat": "lrp:innvestigate/lrp_sequential_preset_a_flat",
     "captum": "lrp:captum/default",
 }
-"""What other toolboxes take for convolutional networks, as presets; `PACKAGES` run themselves."""
+"""What other toolboxes take for convolutional networks, as presets, bounds those of the inputs; `PACKAGES` run themselves."""
 FINITE = {name: one for name, one in PACKAGES.items() if one is autolrp_composite}
 """Without autoLRP's default, whose relevance is not a number on EfficientNet-Lite0."""
 
