@@ -160,7 +160,11 @@ def made(folder: Path, **columns: Any) -> Path:
         ({}, ["--report", "report.txt"], "does not end in .html"),
         ({}, ["--norm", "l3"], "l1, l2, max"),
         ({"status": np.full(40, 2)}, [], "no sample of"),
-        ({"target": np.arange(40) // 3, "output": np.zeros((40, 14))}, [], "3 samples, fewer than 20"),
+        (
+            {"target": np.arange(40) // 3, "output": np.zeros((40, 14))},
+            ["--class", "0"],
+            "3 samples, fewer than 20",
+        ),
         ({"relevance": np.ones((40, 8, 8))}, [], "all maps are the same"),
         ({"relevance": np.full((40, 8, 8), np.nan)}, [], "sample 0: NaN"),
         ({}, ["--correct"], "target is its label"),
@@ -189,7 +193,7 @@ def test_what_is_no_store_is_refused_and_so_is_a_place_for_the_result_that_is_ta
         ([str(tmp_path / "bare.zarr")], "lacks the columns relevance"),
         ([str(tmp_path / "file")], "holds no store"),
         ([store, "--out", str(tmp_path / "file")], "is there and is no analysis"),
-        ([store, "--out", str(tmp_path / "file" / "below")], "is a file"),
+        ([store, "--out", str(tmp_path / "file" / "below")], "cannot be written"),
     ]:
         assert main(["analyse", *arguments, "--embedding", "none"]) == 2
         told = capsys.readouterr().err
