@@ -49,12 +49,16 @@ ALL = (*IMAGES, "decoder", "lstm")
 
 
 def subject(name: str, device: str = "cpu", batch: int = 2, size: int = 224, length: int = 256) -> Subject:
-    """A model by its name; `size`: the side of an image, `length`: the number of tokens."""
+    """A model by its name; `size`: the side of an image, `length`: the number of tokens, steps or (of a chain) layers."""
     torch.manual_seed(0)
     if name == "decoder":
         return _decoder(device, length)
     if name == "lstm":
         return _lstm(device, 16, min(length, 200))
+    if name == "long_lstm":
+        return _lstm(device, 4, length)
+    if name == "chain":
+        return _chain(device, batch, size, length)
     return image_model(name, device, batch, size)
 
 
@@ -90,6 +94,19 @@ def _decoder(device: str, length: int) -> Subject:
         return own, model(inputs_embeds=own, use_cache=False).logits[:, -1, 7].sum()
 
     return Subject("decoder", model, {"input_ids": ids}, (-1, 7), leaf)
+
+
+def _chain(device: str, batch: int, size: int, depth: int) -> Subject:
+    """Convolutions of 64 channels, each with a ReLU, and a classifier of their mean."""
+    layers = [nn.Sequential(nn.Conv2d(64 if i else 3, 64, 3, padding=1), nn.ReLU()) for i in range(depth)]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)).eval().to(device)
+    x = torch.randn(batch, 3, size, size, device=device)
+
+    def leaf() -> tuple[Tensor, Tensor]:
+        own = x.clone().requires_grad_()
+        return own, model(own).max(1).values.sum()
+
+    return Subject("chain", model, x, None, leaf)
 
 
 class Reader(nn.Module):

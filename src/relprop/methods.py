@@ -147,7 +147,7 @@ def _explanation(again: Again, passed: Forward, begun: Start, way: Walk) -> Expl
             [*entries, *way.entries],
             score.double(),
             reached,
-            again.explainer.options.get("autocast") or precision_of(again.captured),
+            precision_of(again.captured),
         )
         audit.check()
     return Explanation(

@@ -44,8 +44,8 @@ def padded_convolution(
     """Convolution of the zero-padded input; `pad` as in `torch.nn.functional.pad`, each side on its own."""
     return aten.convolution(  # type: ignore[no-any-return]
         aten.constant_pad_nd(x, pad, 0),
-        weight,
-        bias,
+        weight.to(x.dtype),  # under autocast x may have come in half precision
+        None if bias is None else bias.to(x.dtype),
         stride,
         [0] * len(stride),
         dilation,

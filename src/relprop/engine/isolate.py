@@ -27,13 +27,28 @@ def cuda_devices() -> list[int]:
 
 
 @contextlib.contextmanager
+def without_autocast() -> Iterator[None]:
+    """In the precision of the tensors themselves, within `torch.autocast` too."""
+    with contextlib.ExitStack() as stack:
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+@contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Neither torch's warnings nor its fused fast path of attention (which hides operations); random numbers
-    put back."""
+    """Neither torch's warnings nor its fused fast path of attention (which hides operations), nor autocast; random
+    numbers put back."""
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with warnings.catch_warnings(), torch.enable_grad(), torch.random.fork_rng(cuda_devices()):
+        with (
+            warnings.catch_warnings(),
+            without_autocast(),
+            torch.enable_grad(),
+            torch.random.fork_rng(cuda_devices()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

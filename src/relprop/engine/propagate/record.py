@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from relprop.engine.graph import Node, Ref, parents, replace_refs, value_of
+from relprop.engine.isolate import without_autocast
 from relprop.engine.ops import OPS
 from relprop.engine.propagate.program import Program
 from relprop.engine.propagate.weights import Weights
@@ -27,7 +28,8 @@ def record(
 
     `leaves`: the values of inputs, weights and constants by node name. `nodes`: the part of the graph that is run, from
     values that `leaves` hold as well. `only`: of what is computed just these are kept. `autocast`: the type in which
-    torch's autocast computes linear operations; what depends on weights alone is computed in theirs.
+    torch's autocast computes linear operations (None: as the caller has it); what depends on weights alone is computed in
+    theirs.
     """
     values: dict[str, Any] = dict(leaves)
     facts = program.facts
@@ -50,7 +52,7 @@ def record(
                     return function(*replace_refs(node.args, value), **replace_refs(node.kwargs, value))
 
                 if facts.lasts(node.name):
-                    with nullcontext() if autocast is None else torch.autocast(device, enabled=False):
+                    with without_autocast():
                         values[node.name] = store.get((Ref(node.name), "value"), run)
                 elif remembers is not None:
                     values[node.name], values[memory_of(node)] = run()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from relprop.engine.analyse import values_of
 from relprop.engine.graph import Node, Ref, replace_refs
+from relprop.engine.isolate import without_autocast
 from relprop.engine.ops import OPS
 from relprop.engine.propagate.book import Book, Mask, Walk
 from relprop.engine.propagate.program import Program
@@ -21,6 +22,7 @@ from relprop.engine.step import Journal, Shares, Step
 HALF = (torch.float16, torch.bfloat16)
 
 
+@without_autocast()
 def walk(
     program: Program,
     values: dict[str, Any],
@@ -180,6 +182,7 @@ def step_of(
     output = values.get(node.name) if node.name in program.needs_output else None
     function = node.function
     assert function is not None
+    half |= isinstance(output, Tensor) and output.dtype in HALF  # its inputs are not, under autocast
     if half and output is not None:
         with torch.no_grad():
             output = function(*args, **kwargs)
