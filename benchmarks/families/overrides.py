@@ -28,6 +28,11 @@ _HEADS = {"decoder_attention_heads": 8, "encoder_attention_heads": 8, "head_dim"
 _SWIN = {"image_size": 224}
 
 CONFIGS: dict[str, dict[str, Any] | Callable[[], Any]] = {
+    "xclip": {"projection_dim": 64, "vision_config": {"mit_hidden_size": 64}},
+    "depth_pro": {"patch_size": 16, "intermediate_hook_ids": [1, 0]},
+    "moonshine_streaming": {"num_key_value_heads": 4},
+    "rf_detr": {"num_queries": 4, "group_detr": 1},
+    "timm_backbone": {"backbone": "resnet18"},
     "levit": {"image_size": 224},  # smaller ones leave its last batch normalisations one place
     "siglip2": {"text_config": {"projection_size": 64}},
     "siglip": {"text_config": {"projection_size": 64}},
@@ -88,7 +93,7 @@ CONFIGS: dict[str, dict[str, Any] | Callable[[], Any]] = {
         "qk_channels": 32,
         "v_channels": 64,
     },
-    "pp_doclayout_v2": _WIDE,
+    "pp_doclayout_v2": _WIDE | {"class_thresholds": [0.5] * 20, "class_order": list(range(20))},
     "pp_doclayout_v3": _WIDE,
     "prompt_depth_anything": {"reassemble_hidden_size": 64},
     "recurrent_gemma": {"num_hidden_layers": 3},
@@ -178,7 +183,15 @@ INPUTS: dict[str, Callable[[Any], dict[str, Tensor]]] = {
     },
     "t5gemma2": lambda model: _text(model) | {"decoder_input_ids": torch.randint(5, 200, (2, 6))},
     "ultravbert": _text,
-    "videoprism": lambda model: _text(model) | {"pixel_values_videos": torch.randn(2, 4, 3, 64, 64)},
+    "gemma3n": _text,
+    "gemma4": _text,
+    "gemma4_unified": _text,
+    "neomme": _text,
+    "kyutai_speech_to_text": lambda model: {"input_ids": torch.randint(5, 200, (2, 12, 33))},
+    "voxtral_realtime": lambda model: _text(model) | {"input_features": torch.randn(2, 128, 96)},
+    "wav2vec2-bert": lambda model: {"input_features": torch.randn(2, 32, 160)},
+    "xclip": lambda model: _text(model) | {"pixel_values": torch.randn(2, 8, 3, 128, 128)},
+    "videoprism": lambda model: _text(model) | {"pixel_values_videos": torch.randn(2, 16, 3, 64, 64)},
 }
 """Inputs by model type, from the model."""
 

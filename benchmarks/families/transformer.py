@@ -198,6 +198,7 @@ WANTED = (
     "logits",
     "predicted_depth",
     "logits_per_image",
+    "logits_per_video",
     "logits_per_audio",
     "pred_boxes",
     "feature_maps",
