@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import subprocess
 import sys
@@ -133,6 +134,24 @@ def test_what_the_caller_holds_is_never_written_over() -> None:
     assert torch.equal(x, before)
     for own, output in zip(found.output, expected, strict=True):
         assert torch.allclose(own, output, rtol=0, atol=1e-12)
+
+
+def test_a_walk_leaves_no_relevance_for_the_garbage_collector() -> None:
+    explainer, x = relprop.Explainer(residual(), "epsilon"), example()
+
+    def large() -> int:
+        found = (item for item in gc.get_objects() if type(item) is Tensor)
+        return sum(item.shape == (1, 8, 12, 12) for item in found)
+
+    explainer(x, 1)
+    gc.collect()
+    gc.disable()
+    try:
+        before = large()
+        explainer(x, 1)
+        assert large() <= before
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(("make", "shape"), [(residual, (3, 3, 12, 12)), (Shown, (4, 6))])

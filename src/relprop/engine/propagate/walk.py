@@ -143,18 +143,20 @@ def _collect(
 def pairs_of(node: Node, shares: Shares) -> list[tuple[Ref, Tensor]]:
     """Each share with the value it goes to."""
     pairs: list[tuple[Ref, Tensor]] = []
-
-    def match(argument: Any, share: Any) -> None:
-        if isinstance(argument, Ref):
-            if share is not None:
-                pairs.append((argument, share))
-        elif isinstance(argument, (list, tuple)):
-            for item, part in zip(argument, share, strict=True):
-                match(item, part)
-
     for position, share in shares.arguments.items():
-        match(node.kwargs[position] if isinstance(position, str) else node.args[position], share)
+        pairs += _matched(node.kwargs[position] if isinstance(position, str) else node.args[position], share)
     return pairs
+
+
+def _matched(argument: Any, share: Any) -> Iterator[tuple[Ref, Tensor]]:
+    """The values of an argument with their shares. No function within a function, which would refer to itself and keep the
+    shares alive until the garbage collector comes by."""
+    if isinstance(argument, Ref):
+        if share is not None:
+            yield argument, share
+    elif isinstance(argument, (list, tuple)):
+        for item, part in zip(argument, share, strict=True):
+            yield from _matched(item, part)
 
 
 def step_of(
