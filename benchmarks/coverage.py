@@ -10,7 +10,7 @@ families with these results). `--write docs/coverage.md` writes the table.
 A result is one of
     explained    the model ran, and the account of its relevance closes
     refused      relprop named an operation it has no rule for, or a reason why it cannot capture the model
-    failed       relprop raised anything else: a defect
+    failed       relprop raised anything else (an account that does not close is an error, never a result), or took too long
     not built    the library could not build or run the small member itself; says nothing about relprop
 """
 

@@ -65,7 +65,7 @@ def _others(rows: dict[str, Any]) -> str:
     parts = []
     for result, title in (
         ("refused", "Refused"),
-        ("failed", "Failed: defects"),
+        ("failed", "Failed: an error in place of a result, or no result in time"),
         ("not built", "Not built or not run"),
     ):
         found = sorted((family, row) for family, row in rows.items() if row["result"] == result)
