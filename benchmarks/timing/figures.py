@@ -104,7 +104,8 @@ def memory(of: Subject, given: Settings) -> Iterator[Figure]:
 
 def capture(of: Subject, given: Settings) -> Iterator[Figure]:
     """Capture and plan as a multiple of a bare `torch.export`; and from the cache."""
-    args, kwargs = ((), of.inputs) if isinstance(of.inputs, dict) else ((of.inputs,), {})
+    named = isinstance(of.inputs, dict)
+    args, kwargs = ((), of.inputs | {"use_cache": False}) if named else ((of.inputs,), {})
 
     def export() -> None:
         torch.export.export(of.model, args, kwargs, strict=False)
