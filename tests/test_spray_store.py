@@ -210,6 +210,10 @@ def test_texts_of_differing_lengths_end_where_they_end(tmp_path: Path) -> None:
         length=length, kind="text",
     )  # fmt: skip
     assert analyse.spray_store(store, embedding="none").targets == [0]
+    together = analyse.spray_store(store, embedding="none", together=True)
+    assert together.targets == [-1] and len(together.classes[0].rows) == 40
+    with pytest.raises(relprop.InvalidInput, match="leave out classes and correct"):
+        analyse.spray_store(store, together=True, correct=True)
 
 
 def test_failed_samples_take_no_part(tmp_path: Path) -> None:

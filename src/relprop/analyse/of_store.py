@@ -22,6 +22,9 @@ from relprop.store import Column, Store
 MOST = 64
 """So many samples on each side at most are changed to confirm an artefact."""
 
+TOGETHER = "all samples"
+"""The name of the group of all samples."""
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -49,10 +52,11 @@ def spray_store(
     *,
     classes: Sequence[int] | None = None,
     correct: bool = False,
+    together: bool = False,
     progress: Progress | None = None,
     **settings: Any,
 ) -> Analysis:
-    """Spectral relevance analysis of every class of a store.
+    """Spectral relevance analysis of every class of a store, or of all its samples as one group.
 
     A class is what samples were explained for (the column target). The small maps of the column `pooled` are read where the
     store has them and they do. Samples that are not done or failed take no part.
@@ -60,6 +64,7 @@ def spray_store(
     Args:
         classes: only these.
         correct: only samples whose target is their label.
+        together: all explained samples as one group, each explained for its own class: where no class has enough of them.
         progress: see `spray`.
         settings: those of `Settings`.
 
@@ -73,7 +78,11 @@ def spray_store(
         )
     target, label = store.column("target"), store.column("label")
     taken = done & (target >= 0)
-    if not taken.any():
+    if together:
+        if classes is not None or correct:
+            raise InvalidInput("together: all samples are one group\n  do: leave out classes and correct")
+        target, taken = np.zeros_like(target), done
+    elif not taken.any():
         raise InvalidInput(
             "store: its samples were explained for no single class\n  do: run with --target predicted or true"
         )
@@ -99,7 +108,7 @@ def spray_store(
         score=np.nan_to_num(store.column("score")),
         pictures=store.lazy("thumbnail") if "thumbnail" in store.columns else None,
         rows=np.flatnonzero(taken),
-        names=store.classes,
+        names=(TOGETHER,) if together else store.classes,
         progress=progress,
         **settings,
     )
@@ -110,9 +119,25 @@ def spray_store(
         "analysed": int(taken.sum()),
         "model": dict(store.attributes.get("model") or {}),
         "rules": store.attributes.get("rules", ""),
-        "correct": correct,
+        **({"together": True} if together else {"correct": correct}),
     }
-    return replace(analysis, source=source)
+    found = tuple(map(_of_all, analysis.classes)) if together else analysis.classes
+    return replace(analysis, classes=found, source=source)
+
+
+def too_small(store: Store, smallest: int) -> bool:
+    """Whether no class of the store has samples enough, and all of them together do."""
+    target = store.column("target")
+    taken = target[store.done & (target >= 0)]
+    return len(taken) >= smallest > int(np.bincount(taken).max(initial=0))
+
+
+def _of_all(one: ClassAnalysis) -> ClassAnalysis:
+    """The group of all samples: it is no class, and how pure a cluster is of one says nothing there."""
+    clusters = tuple(
+        replace(c, evidence=tuple(e for e in c.evidence if e.name != "purity")) for c in one.clusters
+    )
+    return replace(one, target=-1, clusters=clusters)
 
 
 def confirm_store(

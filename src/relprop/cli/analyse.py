@@ -11,7 +11,7 @@ import typer
 from relprop.analyse import FLAGGED, Analysis, ClassAnalysis, Cluster
 from relprop.analyse.embedding import EMBEDDINGS
 from relprop.analyse.maps import NORMS, SIGNS
-from relprop.analyse.of_store import confirm_store, folder_of, spray_store
+from relprop.analyse.of_store import confirm_store, folder_of, spray_store, too_small
 from relprop.analyse.strategies import Settings
 from relprop.cli import printing
 from relprop.cli.options import (
@@ -24,7 +24,6 @@ from relprop.cli.options import (
     WeightsOption,
     numbers,
 )
-from relprop.cli.together import spray_together, too_small
 from relprop.errors import InvalidInput
 from relprop.run import Recipe, prepared
 from relprop.show.report import report
@@ -124,14 +123,10 @@ def analyse(
             def show(name: str, number: int, count: int) -> None:
                 bar.update(shown, description=name, completed=number, total=count)
 
-            settings: dict[str, Any] = {
-                "progress": show, "side": side or None, "sign": sign, "norm": norm, "neighbours": neighbours, "most": most, "places": places,
-                "embedding": embedding, "smallest": smallest, "seed": seed,
-            }  # fmt: skip
-            if together:
-                analysis = spray_together(held, **settings)
-            else:
-                analysis = spray_store(held, classes=chosen, correct=correct, **settings)
+            analysis = spray_store(
+                held, classes=chosen, correct=correct, together=together, progress=show, side=side or None, sign=sign, norm=norm,
+                neighbours=neighbours, most=most, places=places, embedding=embedding, smallest=smallest, seed=seed,
+            )  # fmt: skip
         analysis.save(folder)
         if model is not None and data:
             recipe = Recipe(
