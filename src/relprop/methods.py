@@ -193,8 +193,8 @@ def precision_of(captured: Captured) -> torch.dtype:
     found = {
         meta.dtype
         for node in captured.graph.nodes
-        for meta in (node.meta if isinstance(node.meta, tuple) else (node.meta,))
-        if meta is not None and Ref(node.name) in captured.facts.data and meta.dtype in order
+        for meta in node.metas
+        if Ref(node.name) in captured.facts.data and meta.dtype in order
     }
     return min(found, key=order.index, default=torch.float32)
 

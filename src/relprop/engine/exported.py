@@ -43,10 +43,7 @@ def graph_of(program: ExportedProgram, batched: Sequence[bool] | None = None) ->
 
 def _breaks_down(node: Node) -> bool:
     """Whether a node is an unknown composite whose values could carry relevance: masks, positions and sizes need no row."""
-    metas = node.meta if isinstance(node.meta, tuple) else (node.meta,)
-    numbers = any(
-        meta is not None and (meta.dtype.is_floating_point or meta.dtype.is_complex) for meta in metas
-    )
+    numbers = any(meta.dtype.is_floating_point or meta.dtype.is_complex for meta in node.metas)
     return numbers and _is_unknown_composite(node.function)
 
 

@@ -5,6 +5,7 @@ Every front end produces a `Graph`; everything behind it reads one. Nothing here
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -59,6 +60,11 @@ class Meta:
     batch: tuple[int, ...] = ()  # the dimensions whose size grows with the batch
     sizes: tuple[Any, ...] = field(default=(), compare=False)  # the shape in symbols, where some are free
 
+    @property
+    def numel(self) -> int:
+        """How many numbers it has, of two samples."""
+        return math.prod(self.shape)
+
     def without(self, dimension: int) -> Meta:
         """That of a value without one of its dimensions."""
         shape = (*self.shape[:dimension], *self.shape[dimension + 1 :])
@@ -100,6 +106,12 @@ class Node:
     def operation(self) -> str:
         """The name of what the node computes, as messages and tables print it: `aten.conv2d.default`."""
         return self.kind if self.function is None else name_of(self.function)
+
+    @property
+    def metas(self) -> tuple[Meta, ...]:
+        """What is known of its value, or of each of its parts."""
+        found = self.meta if isinstance(self.meta, tuple) else (self.meta,)
+        return tuple(meta for meta in found if meta is not None)
 
     def where(self) -> str:
         """Module path, source line and shape, for messages."""

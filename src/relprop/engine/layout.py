@@ -121,10 +121,9 @@ def _moved(
     sources = [source for source in refs(node.args[0]) if source in known]
     if not sources:
         return None
-    if place is not None:
-        dim = node.args[place] if place < len(node.args) else node.kwargs.get("dim", 0)
-        if dim % len(_shape(nodes, sources[0])) != known[sources[0]].dimension:
-            return None
+    first = sources[0]
+    if place is not None and _dim(node, place, 0) % len(_shape(nodes, first)) != known[first].dimension:
+        return None
 
     def owners(leaf: Any) -> Any:
         if not isinstance(leaf, Ref):
@@ -201,11 +200,15 @@ def _rearranges(node: Node, nodes: dict[str, Node], known: Mapping[Ref, Layout],
             return _samples_at(node.args[0], node.args[along], nodes) and _is_fed(node.args[index], fed)
     for prefix, position in _ORDERED.items():
         if name.startswith(prefix) and isinstance(node.args[0], Ref):
-            dim = node.args[position] if position < len(node.args) else node.kwargs.get("dim", -1)
-            return node.args[0] in known and _samples_at(node.args[0], dim, nodes)
+            return node.args[0] in known and _samples_at(node.args[0], _dim(node, position, -1), nodes)
     if name.startswith(_ATTENTION):
         return any(read in known and _samples_at(read, -2, nodes) for read in node.args[1:3])
     return False
+
+
+def _dim(node: Node, position: int, default: int) -> Any:
+    """The argument dim, by its position or its name."""
+    return node.args[position] if position < len(node.args) else node.kwargs.get("dim", default)
 
 
 def _is_fed(index: Any, fed: Set[str]) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from relprop.engine.graph import Graph, Meta, Node, Ref, parents, replace_refs
+from relprop.engine.graph import Graph, Node, Ref, parents, replace_refs
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +66,14 @@ def fuse_complex(graph: Graph) -> Graph:
 
 
 def _is_complex(node: Node) -> bool:
-    metas = node.meta if isinstance(node.meta, tuple) else (node.meta,)
-    return any(isinstance(meta, Meta) and meta.dtype.is_complex for meta in metas)
+    return any(meta.dtype.is_complex for meta in node.metas)
 
 
 def _fed(graph: Graph, nodes: dict[str, Node]) -> set[str]:
     """Nodes with real or complex values that depend on those of an input, or on an embedding of it."""
     found: set[str] = set()
     for node in graph.nodes:
-        metas = node.meta if isinstance(node.meta, tuple) else (node.meta,)
-        numbers = any(m is not None and (m.dtype.is_floating_point or m.dtype.is_complex) for m in metas)
+        numbers = any(meta.dtype.is_floating_point or meta.dtype.is_complex for meta in node.metas)
         started = node.kind == "input" or "embedding" in node.operation
         if numbers and (started or any(ref.name in found for ref in parents(node))):
             found.add(node.name)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -55,14 +54,8 @@ def compare(
     Raises:
         InvalidInput: an unknown name, a metric that the data or the model does not allow, or relevance that is not finite.
     """
-    plan = _planned(model, data, methods, metrics, perturbation, batch_size, seed, store)
-    held, chosen, asked, settings, kept, parts = (
-        plan.data,
-        plan.methods,
-        plan.metrics,
-        plan.settings,
-        plan.kept,
-        plan.parts,
+    held, chosen, asked, settings, kept, parts = _planned(
+        model, data, methods, metrics, perturbation, batch_size, seed, store
     )
     total, done = len(parts) * len(chosen), 0
     units: dict[str, list[dict[str, Any]]] = {method.name: [] for method in chosen}
@@ -84,8 +77,7 @@ def compare(
     return _joined(chosen, asked, units, {"seed": seed, "batch_size": batch_size, "samples": len(held), "perturbation": described(settings), "options": {n: described(o) for n, o in asked.items()}, "specs": {m.name: m.spec for m in chosen}})  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
+class _Plan(NamedTuple):
     """What a comparison works through: the data, methods, metrics and settings as they are meant, and the parts of the data."""
 
     data: Data

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from relprop.engine import audit as accounts
 from relprop.engine.batch import States, batch_axes, map_samples
-from relprop.engine.graph import Graph, Meta, meta_of
+from relprop.engine.graph import Graph, meta_of
 from relprop.errors import InvalidInput
 from relprop.explain.inputs import Inputs
 from relprop.explanation import Explanation
@@ -20,14 +20,8 @@ from relprop.targets import Contrast, Target, main_output
 
 def fitting(graph: Graph, inputs: Any) -> int:
     """How many samples fit half of the free memory, by the sizes of all values of the graph."""
-    per_sample = 0
-    for node in graph.nodes:
-        for meta in node.meta if isinstance(node.meta, tuple) else (node.meta,):
-            if node.kind == "call" and isinstance(meta, Meta) and meta.batch:
-                size = 4
-                for length in meta.shape:
-                    size *= length
-                per_sample += size // 2
+    calls = (node for node in graph.nodes if node.kind == "call")
+    per_sample = sum(4 * meta.numel // 2 for node in calls for meta in node.metas if meta.batch)
     device = next(leaf.device for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor))
     return max(1, int(free_memory(device) / 2 / max(1, 2 * per_sample)))
 

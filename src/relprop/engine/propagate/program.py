@@ -45,15 +45,6 @@ def prepare(graph: Graph, facts: Facts, plan: Plan, keep: Iterable[Ref] = ()) ->
             needs_output.add(node.name)
             kept.add(Ref(node.name))
     held = {ref.name for ref in kept}
-    last: dict[str, str] = {}
-    for node in graph.nodes:
-        last[node.name] = node.name
-        for ref in parents(node):
-            last[ref.name] = node.name
-    dead: dict[str, list[str]] = {}
-    for name, reader in last.items():
-        if name not in held:
-            dead.setdefault(reader, []).append(name)
     statistics = _statistics(graph, facts)
     return Program(
         graph,
@@ -61,13 +52,25 @@ def prepare(graph: Graph, facts: Facts, plan: Plan, keep: Iterable[Ref] = ()) ->
         plan,
         rules,
         frozenset(kept),
-        {reader: tuple(names) for reader, names in dead.items()},
+        read_last(graph.nodes, held),
         _gates(graph, facts, statistics),
         statistics,
         frozenset(needs_output),
         _activated(graph),
         {row.name: str(row.rule) for row in plan},
     )
+
+
+def read_last(nodes: Iterable[Node], held: Set[str]) -> dict[str, tuple[str, ...]]:
+    """From the name of a node to those of the values that no later one reads, but for those that are held."""
+    last: dict[str, str] = {}
+    for node in nodes:
+        last |= dict.fromkeys((node.name, *(ref.name for ref in parents(node))), node.name)
+    dead: dict[str, list[str]] = {}
+    for name, reader in last.items():
+        if name not in held:
+            dead.setdefault(reader, []).append(name)
+    return {reader: tuple(names) for reader, names in dead.items()}
 
 
 def _statistics(graph: Graph, facts: Facts) -> frozenset[tuple[Ref, Ref]]:

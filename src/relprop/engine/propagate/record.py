@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from relprop.engine.graph import Node, Ref, parents, replace_refs, value_of
+from relprop.engine.graph import Node, Ref, replace_refs, value_of
 from relprop.engine.isolate import without_autocast
 from relprop.engine.ops import OPS
-from relprop.engine.propagate.program import Program
+from relprop.engine.propagate.program import Program, read_last
 from relprop.engine.propagate.weights import Weights
 
 
@@ -34,7 +34,7 @@ def record(
     values: dict[str, Any] = dict(leaves)
     facts = program.facts
     run_nodes = program.graph.nodes[nodes]
-    dead = program.dead if only is None else _dead(run_nodes, only)
+    dead = program.dead if only is None else read_last(run_nodes, only | leaves.keys())
 
     def value(ref: Ref) -> Any:
         return value_of(values, ref)
@@ -67,22 +67,6 @@ def record(
 
 def _cast(device: str, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
     return nullcontext() if dtype is None else torch.autocast(device, dtype, cache_enabled=False)
-
-
-def _dead(nodes: tuple[Node, ...], only: Set[str]) -> dict[str, list[str]]:
-    """From the name of a node to those of computed values that nothing reads after it, but for the ones to keep."""
-    last: dict[str, str] = {}
-    for node in nodes:
-        if node.kind == "call":
-            last[node.name] = node.name
-        for ref in parents(node):
-            if ref.name in last:
-                last[ref.name] = node.name
-    dead: dict[str, list[str]] = {}
-    for name, reader in last.items():
-        if name not in only:
-            dead.setdefault(reader, []).append(name)
-    return dead
 
 
 def memory_of(node: Node) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from relprop.engine.graph import Meta, Node, Ref, parents
+from relprop.engine.graph import Ref, parents
 from relprop.engine.propagate.book import Walk
 from relprop.engine.propagate.program import Program
 from relprop.engine.propagate.record import record
@@ -28,7 +28,7 @@ class Segments:
 def segments(program: Program) -> Segments:
     """About √n parts of a program of n operations, whose values take about the same memory."""
     nodes = program.graph.nodes
-    sizes = [_size(node) for node in nodes]
+    sizes = [sum(meta.numel for meta in node.metas) if node.kind == "call" else 0 for node in nodes]
     count = max(2, isqrt(sum(node.kind == "call" for node in nodes)))
     share, starts, filled = sum(sizes) / count, [0], 0
     for index, size in enumerate(sizes[:-1]):
@@ -40,17 +40,6 @@ def segments(program: Program) -> Segments:
         ref.name for node in nodes for ref in parents(node) if part[ref.name] < part[node.name]
     }
     return Segments(tuple(starts), frozenset(kept))
-
-
-def _size(node: Node) -> int:
-    metas = node.meta if isinstance(node.meta, tuple) else (node.meta,)
-    numbers = 0
-    for meta in metas:
-        size = 1 if isinstance(meta, Meta) and node.kind == "call" else 0
-        for length in meta.shape if isinstance(meta, Meta) else ():
-            size *= length
-        numbers += size
-    return numbers
 
 
 def walk_by_segments(
