@@ -146,6 +146,10 @@ def test_classes_too_small_for_an_analysis_are_analysed_together(
     assert found.classes[0].accuracy == pytest.approx(46 / 47)
     page = (folder / "few.analysis" / "report.html").read_text()
     assert "analysed as one group" in page and "100 % of the class" not in page
+    write_store(folder / "none", relevance=maps, output=output, status=np.zeros(count))
+    assert main(["analyse", "none", "--embedding", "none"]) == 2
+    told = capsys.readouterr().err
+    assert "no sample of none is explained yet" in told and "of the others" not in told
     assert main(["analyse", "few", "--embedding", "none", "--class", "3"]) == 2
     assert "1 samples, fewer than 20" in capsys.readouterr().err
     (folder / "file").touch()

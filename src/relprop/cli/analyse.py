@@ -146,9 +146,9 @@ def analyse(
 
 
 def tell_unfinished(store: Store) -> None:
-    """Say that a store is half written, where it is."""
+    """Say that a store is half written, where it is; of one without any sample what follows says so."""
     missing = int((store.status == PENDING).sum())
-    if missing:
+    if 0 < missing < len(store):
         printing.say(
             f"note: {missing:,} of {len(store):,} samples are not explained yet (relprop run --resume goes on); this is of the others",
             "yellow",
