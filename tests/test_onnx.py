@@ -18,13 +18,12 @@ import torch
 from torch import Tensor, nn
 
 import relprop
+from relprop.engine.frontends.onnx import load, operators
 from relprop.engine.frontends.onnx.table import ML
 
 onnx = pytest.importorskip("onnx", reason="the extra [onnx] is not installed")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
-
-from relprop.engine.frontends.onnx import load, operators  # noqa: E402
 
 OPERATORS = operators()
 F32, I64 = TensorProto.FLOAT, TensorProto.INT64
