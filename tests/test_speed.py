@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -257,6 +258,35 @@ def test_off_the_cpu_nothing_on_the_way_reads_a_value(
     (ref,) = captured.graph.outputs()
     way = walk(program, values, {ref: values[ref.name].clone()}, store, 2)
     assert all(relevance.is_meta for relevance in way.inputs.values()) and way.entries
+
+
+def test_the_page_of_benchmarks_shows_the_figures_that_were_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    data = json.loads((ROOT / "benchmarks" / "speed.json").read_text(encoding="utf-8"))
+    filled = importlib.import_module("timing.page").filled
+    assert filled(page, data) == page, "python benchmarks/speed.py --parts --json … --page … makes it anew"
+    data["figures"] = [figure | {"figure": 9.87, "verdict": "missed"} for figure in data["figures"]]
+    assert "**9.87**" in filled(page, data)
+
+
+def test_a_profile_knows_kernels_by_kind_and_counts_their_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    profile = importlib.import_module("timing.profile")
+    names = [name for group in profile.GROUPS.values() for name in group]
+    assert len(names) == len(set(names))
+    a, b = torch.randn(8, 16), torch.randn(16, 4)
+    assert profile.operations(lambda: a @ b) == 2 * 8 * 16 * 4
+    times, count = profile.kernels(lambda: (a @ b).add_(1).view(-1))
+    assert {"mm", "add"} <= set(times) and "view" not in times and count >= 2
+    model, x = residual(), example(2)
+    leaf = x.clone().requires_grad_()
+    gradient = profile.operations(lambda: torch.autograd.grad(model(leaf).sum(), leaf))
+    explainers = {rules: relprop.Explainer(model, rules) for rules in ("epsilon", "epsilon_alpha2_beta1")}
+    for own in explainers.values():
+        own(x, 1)  # captures, and checks the capture
+    needed = {rules: profile.operations(lambda own=own: own(x, 1)) for rules, own in explainers.items()}
+    assert 0.9 * gradient <= needed["epsilon"] <= 1.1 * gradient < needed["epsilon_alpha2_beta1"]
 
 
 def test_no_gross_regression_of_speed() -> None:

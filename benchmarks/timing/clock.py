@@ -18,14 +18,15 @@ def seconds(call: Call, device: str = "cpu") -> float:
     everything else by the clock on the wall."""
     alone = device == "cpu" and torch.get_num_threads() == 1
     clock = time.thread_time if alone else time.perf_counter
-    _wait(device)
+    wait(device)
     start = clock()
     call()
-    _wait(device)
+    wait(device)
     return clock() - start
 
 
-def _wait(device: str) -> None:
+def wait(device: str) -> None:
+    """Wait for a device that works on its own."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
 

@@ -15,6 +15,7 @@ import torch
 import relprop
 from timing.clock import Ratio, ratios, seconds
 from timing.memory import peak
+from timing.profile import profiles
 from timing.rivals import PRESETS
 from timing.rivals import calls as rival_calls
 from timing.subjects import ALL, CONVOLUTIONAL, IMAGES, Subject, subject
@@ -156,6 +157,17 @@ def importing() -> Figure:
     return Figure("import, beyond torch's", "", min(times), "s", 0.2)
 
 
+def profile(of: Subject, given: Settings) -> Iterator[Figure]:
+    """The kernels of an explanation, in all and by kind, as a multiple of gradient × input's; and what is beside them."""
+    calls = {"gradient × input": of.gradient} | {rules: of.call(rules) for rules in rules_of(of.name)}
+    found = profiles(calls, min(3, given.rounds), given.device)
+    base = found["gradient × input"]
+    for name, own in found.items():
+        detail = own.beside(base)
+        yield Figure(f"kernels, {name}", of.name, own.seconds / base.seconds, "×", detail=detail)
+        yield Figure(f"arithmetic, {name}", of.name, detail["arithmetic"], "×")
+
+
 Measure = Callable[[Subject, Settings], Iterator[Figure]]
 PARTS: dict[str, tuple[Measure, tuple[str, ...]]] = {
     "speed": (speed, ALL),
@@ -163,6 +175,7 @@ PARTS: dict[str, tuple[Measure, tuple[str, ...]]] = {
     "memory": (memory, ALL),
     "capture": (capture, (*IMAGES, "decoder")),
     "rivals": (rivals, ("vgg11", "resnet50")),
+    "profile": (profile, ALL),
 }
 """The parts of the table: a function and the models that it is asked of."""
 
@@ -192,7 +205,7 @@ def line(figure: Figure) -> str:
 def as_data(figures: list[Figure], given: Settings) -> dict[str, Any]:
     """All figures with what they were measured on, for a JSON file."""
     return {
-        "settings": asdict(given),
+        "settings": {key: value for key, value in asdict(given).items() if key != "models"},
         "versions": {"torch": torch.__version__, "relprop": relprop.__version__},
         "measured": time.strftime("%Y-%m-%d"),
         "figures": [asdict(figure) | {"verdict": figure.verdict} for figure in figures],

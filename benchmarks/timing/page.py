@@ -1,0 +1,172 @@
+"""Measured figures as the tables of docs/benchmarks.md, between the marks that name them there."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Callable, Iterable
+from typing import Any
+
+Data = dict[str, Any]
+"""What `figures.as_data` gives: settings, versions and figures."""
+
+NAMES = {
+    "vgg11": "VGG-11",
+    "vgg16": "VGG-16",
+    "resnet50": "ResNet-50",
+    "efficientnet_lite0": "EfficientNet-Lite0",
+    "convnext_tiny": "ConvNeXt-T",
+    "vit_b_16": "ViT-B/16",
+    "decoder": "decoder",
+    "lstm": "LSTM",
+}
+
+PRESETS = (
+    "epsilon",
+    "epsilon_plus_flat",
+    "epsilon_gamma_box",
+    "epsilon_alpha2_beta1",
+    "attn_lrp",
+    "lrp_all",
+)
+
+CAPTURE = "capture and plan, over a bare torch.export"
+
+
+def filled(page: str, data: Data) -> str:
+    """The page with every table between `<!-- figures: NAME -->` and `<!-- end -->` made anew from the figures."""
+
+    def made(found: re.Match[str]) -> str:
+        return f"{found[1]}\n{TABLES[found[2]](data)}\n{found[3]}"
+
+    return re.sub(r"(<!-- figures: (\w+) -->).*?(<!-- end -->)", made, page, flags=re.DOTALL)
+
+
+def measured(data: Data) -> str:
+    """What was measured on what: a sentence or two."""
+    given, versions = data["settings"], data["versions"]
+    torch = versions["torch"].partition("+")[0]
+    importing = _find(data, "import, beyond torch's", "")
+    seconds = (
+        "" if importing is None else f" `import relprop` takes {_number(importing)} s beyond `import torch`."
+    )
+    return (
+        f"Measured with {given['threads']} threads, torch {torch}, random weights, {given['batch']} images of"
+        f" {given['size']} × {given['size']}, {given['rounds']} rounds (three for ten targets, profiles and other tools), by the clock on"
+        f" the wall. **Bold** misses its target.{seconds}"
+    )
+
+
+def table(data: Data) -> str:
+    """The promised figures, a column for each model."""
+    models = [name for name in NAMES if any(figure["model"] == name for figure in data["figures"])]
+    rows = [_row(f"`{preset}`", data, models, preset) for preset in PRESETS]
+    rows.append(_row("the audit's share, %", data, models, "audit's share", "{:.1f}"))
+    rows.append(_row("ten targets", data, models, "epsilon, 10 targets of one input", "{:.1f}"))
+    rows.append(_row("peak memory, `epsilon`", data, models, "peak memory, epsilon"))
+    others = [f"peak memory, {preset}" for preset in PRESETS[1:]]
+    rows.append(["peak memory, the other rules", *(_range(data, model, others) for model in models)])
+    rows.append(_row("capture and plan, over a bare `torch.export`", data, models, CAPTURE, "{:.1f}"))
+    rows.append(["… in seconds", *(_capture_seconds(data, model) for model in models)])
+    rows.append(_row("from the cache, ms", data, models, "capture and plan, from the cache", "{:.1f}"))
+    return _markdown(["", *(NAMES[model] for model in models)], [row for row in rows if any(row[1:])])
+
+
+def rivals(data: Data) -> str:
+    """How many times longer others take."""
+    tools = ("zennit", "captum", "autolrp")
+    models = [
+        m
+        for m in NAMES
+        if any("time over relprop's" in f["what"] and f["model"] == m for f in data["figures"])
+    ]
+    columns = [(model, tool) for model in models for tool in tools]
+    rows = []
+    for preset in PRESETS:
+        cells = [_find(data, f"{tool}'s time over relprop's, {preset}", model) for model, tool in columns]
+        rows.append([f"`{preset}`", *("" if cell is None else _number(cell) for cell in cells)])
+    head = [f"{NAMES[model]}: {'autoLRP' if tool == 'autolrp' else tool}" for model, tool in columns]
+    return _markdown(["", *head], [row for row in rows if any(row[1:])])
+
+
+def profile(data: Data) -> str:
+    """Where the time of the explanations goes that miss their target, beside gradient × input of the same model."""
+    rows: list[list[str]] = []
+    for model, name in NAMES.items():
+        missed = [(f, p) for p in PRESETS if (f := _find(data, p, model)) and f["verdict"] == "missed"]
+        base = _find(data, "kernels, gradient × input", model)
+        if base is None or not missed:
+            continue
+        rows.append([name, "", "", "", *_kernels(base)])
+        for figure, preset in missed:
+            own = _find(data, f"kernels, {preset}", model)
+            if own is not None:
+                target, needs = figure["target"], own["detail"]["arithmetic"]
+                arithmetic = f"**{needs:.2f}**" if needs > target else f"{needs:.2f}"
+                rows.append(
+                    [f"`{preset}`", f"{target:g}", f"{figure['figure']:.2f}", arithmetic, *_kernels(own)]
+                )
+    groups = _GROUPS if rows else ()
+    head = ["", "target", "measured", "arithmetic", *groups, "all kernels", "call over kernels"]
+    return _markdown(head, rows)
+
+
+_GROUPS = {
+    "convolutions forward": "convolutions forward",
+    "convolutions backward": "backward",
+    "matrix products, attention": "matrix products, attention",
+    "normalisation": "normalisation",
+    "pooling": "pooling",
+    "elementwise": "elementwise",
+    "sums": "sums",
+    "copies": "copies",
+}
+
+
+def _kernels(figure: Data) -> list[str]:
+    parts = figure["detail"]["groups"]
+    cells = [f"{parts[group]:.0f}" if parts[group] >= 0.5 else "" for group in _GROUPS]
+    return [*cells, f"{100 * figure['figure']:.0f}", f"{figure['detail']['wall over kernels']:.2f}"]
+
+
+def _find(data: Data, what: str, model: str) -> Data | None:
+    return next((f for f in data["figures"] if f["what"] == what and f["model"] == model), None)
+
+
+def _number(figure: Data, form: str = "{:.2f}") -> str:
+    text = form.format(figure["figure"])
+    return f"**{text}**" if figure["verdict"] == "missed" else text
+
+
+def _row(label: str, data: Data, models: Iterable[str], what: str, form: str = "{:.2f}") -> list[str]:
+    cells = (_find(data, what, model) for model in models)
+    return [label, *("" if cell is None else _number(cell, form) for cell in cells)]
+
+
+def _range(data: Data, model: str, names: Iterable[str]) -> str:
+    found = [figure for name in names if (figure := _find(data, name, model)) is not None]
+    if not found:
+        return ""
+    least, most = (f"{choose(f['figure'] for f in found):.2f}" for choose in (min, max))
+    text = least if least == most else f"{least}–{most}"
+    return f"**{text}**" if any(figure["verdict"] == "missed" for figure in found) else text
+
+
+def _capture_seconds(data: Data, model: str) -> str:
+    figure = _find(data, CAPTURE, model)
+    if figure is None or figure["detail"] is None:
+        return ""
+    return f"{statistics.median(figure['detail']['capture_seconds']):.1f}"
+
+
+def _markdown(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+TABLES: dict[str, Callable[[Data], str]] = {
+    "measured": measured,
+    "table": table,
+    "rivals": rivals,
+    "profile": profile,
+}
