@@ -14,6 +14,7 @@ SRC = Path(relprop.__file__).parent
 ORDER = [
     "errors",
     "engine.graph",
+    "engine.looks",
     "engine.step",
     "engine.rules",
     "engine.sizes",

@@ -17,7 +17,16 @@ from relprop.contrast import contrasted
 from relprop.differentiable import Differentiable, differentiable, inputs_behind
 from relprop.engine import audit as accounts
 from relprop.engine.graph import Ref
-from relprop.engine.propagate import HALF, Mask, Walk, segments, walk, walk_by_segments
+from relprop.engine.propagate import (
+    BACKENDS,
+    HALF,
+    CompiledWalks,
+    Mask,
+    Walk,
+    segments,
+    walk,
+    walk_by_segments,
+)
 from relprop.errors import InvalidInput
 from relprop.explain import Captured, Explainer, Forward, forward, start
 from relprop.explain.again import Again, Inside, masks
@@ -49,7 +58,7 @@ def lrp(explainer: Explainer, part: Part) -> list[Explanation]:
     where the first of their conditions masks something.
     """
     captured, program, args, kwargs, targets = part
-    autocast, checkpoints = _settings(explainer, captured)
+    autocast, checkpoints, backend = _settings(explainer, captured)
     parts = segments(program) if checkpoints else None
     passed = forward(explainer, captured, program, args, kwargs, parts)
     if explainer.conditions:
@@ -61,6 +70,8 @@ def lrp(explainer: Explainer, part: Part) -> list[Explanation]:
             walk_by_segments(program, parts, passed.values, one[0], store, passed.batch, audit, autocast)
             for one in begun
         ]
+    elif backend is not None:
+        ways = _compiled(explainer, part, passed, [one[0] for one in begun], backend)
     elif len(targets) == 1:
         ways = [walk(program, passed.values, begun[0][0], store, passed.batch, audit, release=True)]
     else:
@@ -71,8 +82,37 @@ def lrp(explainer: Explainer, part: Part) -> list[Explanation]:
     ]
 
 
-def _settings(explainer: Explainer, captured: Captured) -> tuple[torch.dtype | None, bool]:
-    """The options autocast and checkpoints. Raises `InvalidInput` where they cannot be had."""
+def _compiled(
+    explainer: Explainer, part: Part, passed: Forward, seeds: list[dict[Ref, Tensor]], backend: str
+) -> list[Walk]:
+    """The walks of several targets, one after the other, by one compiled function."""
+    captured, program, args, kwargs, _ = part
+    with captured.lock:
+        walks_of = captured.compiled.setdefault(id(program), CompiledWalks())
+
+    def again() -> dict[str, Any]:
+        return forward(explainer, captured, program, args, kwargs).values
+
+    ways = []
+    for place, seed in enumerate(seeds):
+        values = passed.values if place == len(seeds) - 1 else dict(passed.values)
+        ways.append(
+            walks_of.walk(
+                program,
+                values,
+                seed,
+                captured.store,
+                passed.batch,
+                explainer.audit,
+                again=again,
+                backend=backend,
+            )
+        )
+    return ways
+
+
+def _settings(explainer: Explainer, captured: Captured) -> tuple[torch.dtype | None, bool, str | None]:
+    """The options autocast and checkpoints, and what compiles. Raises `InvalidInput` where they cannot be had."""
     autocast, checkpoints = explainer.options.get("autocast"), bool(explainer.options.get("checkpoints"))
     if autocast not in (None, *HALF):
         raise InvalidInput(f"autocast: {autocast!r}\n  do: give torch.bfloat16 or torch.float16")
@@ -82,7 +122,29 @@ def _settings(explainer: Explainer, captured: Captured) -> tuple[torch.dtype | N
         )
     if checkpoints and explainer.conditions:
         raise InvalidInput("checkpoints: not together with conditions\n  do: leave one of them out")
-    return autocast, checkpoints
+    return autocast, checkpoints, _backend(explainer, captured)
+
+
+def _backend(explainer: Explainer, captured: Captured) -> str | None:
+    """What the option compile asks for; None without it. Raises `InvalidInput` where it cannot be had."""
+    given = explainer.options.get("compile")
+    if not given:
+        return None
+    if given is not True and given not in BACKENDS:
+        raise InvalidInput(f"compile: {given!r}\n  do: give True or False")
+    others = {
+        "checkpoints": explainer.options.get("checkpoints"),
+        "autocast": explainer.options.get("autocast") is not None,
+        "conditions": explainer.conditions,
+    }
+    for name in (name for name, asked in others.items() if asked):
+        raise InvalidInput(f"compile: not together with {name}\n  do: leave one of them out")
+    if captured.graph.concrete:
+        raise InvalidInput(
+            "compile: this model is captured anew for every input, because its forward pass hangs on values\n"
+            "  do: leave compile out"
+        )
+    return "inductor" if given is True else str(given)
 
 
 def _conditional(explainer: Explainer, part: Part, passed: Forward) -> list[Explanation]:
@@ -280,7 +342,7 @@ METHODS: dict[str, Method] = {
     "lrp": Method(
         "layer-wise relevance propagation (Bach et al. 2015), by the rules of a composite",
         lrp,
-        {"autocast": None, "checkpoints": False},
+        {"autocast": None, "checkpoints": False, "compile": False},
     ),
     "clrp": Method(
         "contrastive relevance (Gu et al. 2018): for the target and not for all other classes", clrp

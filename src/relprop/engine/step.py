@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from relprop.engine.graph import Node, Ref, refs
+from relprop.engine.looks import traced
 
 if TYPE_CHECKING:
     from relprop.engine.rules import Rule
@@ -73,7 +74,7 @@ def size_per_sample(values: Tensor, layout: Layout | None, batch: int) -> Tensor
 
 def rows_of(values: Tensor, layout: Layout | None, batch: int) -> Tensor | None:
     """A large tensor on a CPU as a row for each sample, without a copy; None for all others."""
-    if values.device.type != "cpu" or values.numel() < 2 * CACHED or not values.is_contiguous():
+    if traced() or values.device.type != "cpu" or values.numel() < 2 * CACHED or not values.is_contiguous():
         return None
     if values.dtype not in (torch.float32, torch.float64) or values.requires_grad:
         return None

@@ -23,7 +23,7 @@ from relprop.engine.isolate import LOCK, quietly, run_isolated
 from relprop.engine.modules import without_cache
 from relprop.engine.ops import OPS
 from relprop.engine.plan import Composite, Plan, refuse
-from relprop.engine.propagate import HALF, Program, Weights, prepare, record
+from relprop.engine.propagate import HALF, CompiledWalks, Program, Weights, prepare, record
 from relprop.engine.signature import length_free, signature_of, structure_of
 from relprop.engine.sizes import fits, is_free, with_sizes
 from relprop.errors import CaptureError, InvalidInput, UnsupportedOperation
@@ -38,6 +38,7 @@ class Captured:
     facts: Facts
     store: Weights = field(default_factory=Weights)
     programs: dict[Any, Program] = field(default_factory=dict)
+    compiled: dict[int, CompiledWalks] = field(default_factory=dict)  # by the identity of their program
     lock: threading.RLock = field(default_factory=threading.RLock)
 
 

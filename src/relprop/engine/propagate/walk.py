@@ -12,6 +12,7 @@ from torch import Tensor
 from relprop.engine.analyse import values_of
 from relprop.engine.graph import Node, Ref, replace_refs
 from relprop.engine.isolate import without_autocast
+from relprop.engine.looks import come_to
 from relprop.engine.ops import OPS
 from relprop.engine.propagate.book import Book, Mask, Walk
 from relprop.engine.propagate.program import Program
@@ -74,6 +75,7 @@ def walk(
             step = step_of(program, node, held, store, batch, journal)
             if outside is not None and journal is None and isinstance(step.output, Tensor):
                 step.spare = _place(step.output) not in outside
+            come_to(node.name)
             shares = OPS[node.operation].propagate(step, arrived)
             passed = []
             for ref, share in pairs_of(node, shares):

@@ -49,6 +49,11 @@ class Weights:
                 self._values[key] = value
             return self._values[key]
 
+    def kept(self) -> dict[tuple[Ref, str], Any]:
+        """All values that are kept now."""
+        with self._lock:
+            return dict(self._values)
+
     def _note(self, name: str, value: Any) -> None:
         """Take down the state of the weights that a value was derived from."""
         own = self._sources.get(name)

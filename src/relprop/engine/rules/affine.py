@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from relprop.engine.looks import traced
 from relprop.engine.rules.declared import LinearRule
 from relprop.engine.step import CACHED, Layout, rows_of, sum_per_sample
 
@@ -131,12 +132,14 @@ class Affine:
 
 def divided_in_place(relevance: Tensor, d: Tensor) -> Tensor:
     """R / d, written over d, which the caller has just made: a large allocation costs more than the division."""
-    fits = relevance.shape == d.shape and relevance.dtype == d.dtype
+    fits = relevance.shape == d.shape and relevance.dtype == d.dtype and not traced()
     return torch.div(relevance, d, out=d) if fits else relevance / d
 
 
 def owned(result: Tensor, *others: Tensor) -> bool:
     """Whether an operation's result has memory of its own, apart from `others`, so that it may be written over."""
+    if traced():
+        return False
     whole = result.untyped_storage().nbytes() == result.nbytes and result._base is None
     apart = all(result.data_ptr() != other.data_ptr() for other in others)
     return whole and apart and result.is_contiguous() and not result.requires_grad
@@ -246,7 +249,8 @@ def settled(
 
 def taken(s: Tensor, stabiliser: Tensor) -> Tensor:
     """s · stabiliser, written over the stabiliser, which nothing reads after this."""
-    return stabiliser.mul_(s) if stabiliser.shape == s.shape and not s.requires_grad else s * stabiliser
+    own = stabiliser.shape == s.shape and not s.requires_grad and not traced()
+    return stabiliser.mul_(s) if own else s * stabiliser
 
 
 def _spread(f: Affine, shares: Tensor, amount: Tensor) -> tuple[Tensor, Tensor]:

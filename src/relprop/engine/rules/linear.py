@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from relprop.engine.looks import holds, traced
 from relprop.engine.rules.affine import (
     Affine,
     Quotient,
@@ -59,7 +60,7 @@ def gamma(rule: Gamma, f: Affine, relevance: Tensor) -> Result:
         return settled(rule, f, relevance, quotient, bias, _by_branch(f, g, positive, quotient.s, up, down))
     s_up, s_down = torch.where(up, quotient.s, 0.0), torch.where(down, quotient.s, 0.0)
     shares = _favoured(f, g, positive, negative, s_up, True)
-    if f.x.device.type != "cpu" or bool(s_down.any()):  # on a GPU to look costs more than to add zeros
+    if not holds(f.x, lambda: ~s_down.any()):
         shares = shares + _favoured(f, g, positive, negative, s_down, False)
     return settled(rule, f, relevance, quotient, bias, shares)
 
@@ -69,8 +70,7 @@ def _only_positive(rule: Gamma, f: Affine, relevance: Tensor) -> bool:
     plain = f.nonnegative and f.weight is not None and rule.bias == "absorb"
     if not (plain and rule.gamma and rule.epsilon and rule.stabiliser == "signed"):
         return False
-    # on a GPU to look costs more than the other branch
-    return f.x.device.type == "cpu" and not bool(torch.where(f.output > 0, 0.0, relevance).any())
+    return holds(f.x, lambda: ~torch.where(f.output > 0, 0.0, relevance).any())
 
 
 def _gamma_of_positive(rule: Gamma, f: Affine, relevance: Tensor) -> Result:
@@ -96,7 +96,7 @@ def _by_branch(f: Affine, g: float, positive: Tensor, s: Tensor, up: Tensor, dow
     signed = torch.where(up, s, torch.where(down, -s, 0.0))
     shares = f.favour_transpose(signed, g, positive=True)
     s_down = torch.where(down, s, 0.0)
-    if f.x.device.type != "cpu" or bool(s_down.any()):  # on a GPU to look costs more than to add zeros
+    if not holds(f.x, lambda: ~s_down.any()):
         shares = torch.add(shares, f.transpose(s_down, f.weight), alpha=2 + g)
     return scaled(positive, shares, s)
 
@@ -153,9 +153,8 @@ def _side(
     if not full and rule.epsilon and rule.stabiliser == "signed" and not rule.spreads:
         return _one_sided(rule, f, relevance, part, bias, rule.epsilon if upper else -rule.epsilon)
     part = part if bias is None else part + bias
-    looked = f.x.device.type == "cpu" and not full  # on a GPU to look costs more than to mask
-    some = not looked or bool((part.amin() if upper else part.amax()) == 0)
-    empty = part == 0 if some else None
+    every = not full and holds(f.x, lambda: (part.amin() if upper else part.amax()) != 0, cheap=True)
+    empty = None if every else part == 0
     present = relevance if empty is None else torch.where(empty, 0.0, relevance)
     sign = part if full else part.new_full((), 1.0 if upper else -1.0)
     quotient = divided(rule, f, present, part, sign)
@@ -182,9 +181,8 @@ def _one_sided(
     where nothing contributes. Few passes over memory."""
     offset = stabiliser if bias is None else bias + stabiliser
     d = part.add_(offset) if owned(part, f.x) else part + offset
-    nearest = d.amin() if stabiliser > 0 else -d.amax()
-    some = f.x.device.type != "cpu" or bool(nearest <= abs(stabiliser))
-    empty = d == stabiliser if some else None
+    every = holds(f.x, lambda: ~((d.amin() if stabiliser > 0 else -d.amax()) <= abs(stabiliser)), cheap=True)
+    empty = None if every else d == stabiliser
     present = relevance if empty is None else torch.where(empty, 0.0, relevance)
     s = divided_in_place(present, d)
     quotient = Quotient(s, s.new_full((), stabiliser), None)
@@ -206,11 +204,15 @@ def _negative_part(
     directly."""
     free = f.output.sub_(plus) if f.spare else f.output - plus
     free = free if f.bias is None else free.sub_(f.bias)
-    if f.x.device.type == "cpu":
+
+    def sure() -> Tensor:
         doubt = torch.add(free, plus, alpha=1e-3)  # > 0 where less than a thousandth of the terms is left
         doubt = doubt if f.bias is None else doubt.add_(f.bias.abs(), alpha=1e-3)
-        if bool(doubt.amax() <= 0) or not bool(((doubt > 0) & (relevance != 0)).any()):
-            return free
+        few = not traced() and bool(doubt.amax() <= 0)
+        return doubt.new_ones((), dtype=torch.bool) if few else ~((doubt > 0) & (relevance != 0)).any()
+
+    if holds(f.x, sure):
+        return free
     direct = f.minus(positive).expand_as(plus)
     if negative is not None:
         direct = direct + f.plus(negative)
@@ -229,7 +231,7 @@ def z_box(rule: ZBox, f: Affine, relevance: Tensor) -> Result:
             )
     low, high = (bound.expand_as(f.x) for bound in bounds)
     slack = 1e-5 * (high - low)
-    if bool(((f.x < low - slack) | (f.x > high + slack)).any()):
+    if not holds(f.x, lambda: ~((f.x < low - slack) | (f.x > high + slack)).any(), demanded=True):
         raise InvalidInput(
             f"ZBox: the input reaches from {float(f.x.min()):.4g} to {float(f.x.max()):.4g}"
             " and leaves the bounds low, high\n"

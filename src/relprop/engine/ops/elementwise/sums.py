@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from relprop.engine.graph import Node, Ref
+from relprop.engine.looks import holds, traced
 from relprop.engine.ops.elementwise.signs import both_known
 from relprop.engine.ops.table import Operation, rows
 from relprop.engine.rules import Addition, Epsilon, LinearRule
@@ -129,6 +130,7 @@ def _shares_of(
     last = values[-1]
     fits = isinstance(last, Tensor) and last.shape == s.shape and last.dtype == s.dtype
     own = rule.epsilon > 0 and s.shape == total.shape and s.dtype == total.dtype and not s.requires_grad
+    own = own and not traced()
     return [*shares, s.mul_(last) if fits and own else s * last], absorbed
 
 
@@ -163,7 +165,7 @@ def stabilised(
 def _without_mask(value: Any) -> Any:
     """A constant summand without its infinite entries: they hide the others' values and are no part of a
     sum."""
-    if not isinstance(value, Tensor) or bool(torch.isfinite(value).all()):
+    if not isinstance(value, Tensor) or holds(value, lambda: torch.isfinite(value).all(), cheap=True):
         return value
     return torch.where(torch.isfinite(value), value, 0.0)
 
