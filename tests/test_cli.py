@@ -33,6 +33,7 @@ from typer.testing import CliRunner  # noqa: E402
 from relprop import show  # noqa: E402
 from relprop.cli import main  # noqa: E402
 from relprop.cli.app import app  # noqa: E402
+from relprop.cli.memory import keep_freed  # noqa: E402
 
 SOURCE = str(Path(relprop.__file__).parents[1])
 needs_demo = pytest.mark.skipif(
@@ -746,3 +747,8 @@ def test_the_demonstration_works_without_torchvision(
     (result,) = json.loads(out)["results"]
     assert (result["target"], result["name"]) == (281, "tabby")
     assert {c["name"] for c in result["top"][:3]} == {"tiger cat", "Egyptian cat", "tabby"}
+
+
+def test_memory_is_left_alone_where_the_user_has_set_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "100000")
+    assert not keep_freed()

@@ -19,6 +19,7 @@ from relprop.evaluate import randomisation, subsets
 from relprop.evaluate.cases import Batch, Case, Data, case_of, methods_of
 from relprop.evaluate.regions import permutations, regions_of
 from relprop.evaluate.replacements import REPLACEMENTS
+from relprop.evaluate.scoring import rows_at_a_time, scorer_of
 
 
 class Counting(nn.Module):
@@ -138,6 +139,41 @@ def test_rows_at_a_time_do_not_matter() -> None:
         ev.perturb(model, x, relevance, size=1, replacement=0.5, rows=rows).scores for rows in (3, None)
     )
     torch.testing.assert_close(few, found, rtol=1e-10, atol=1e-10)
+
+
+class Seen(nn.Module):
+    """A convolution and a linear layer that keeps the strides and the number of the rows it is given."""
+
+    def __init__(self, viewed: bool) -> None:
+        super().__init__()
+        self.convolution, self.out = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * 64, 3)
+        self.viewed, self.rows = viewed, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.rows.append((len(x), x.stride()))
+        hidden = self.convolution(x).relu()
+        return self.out(hidden.view(len(x), -1) if self.viewed else hidden.flatten(1))
+
+
+def test_photographs_run_channels_last_unless_the_model_refuses() -> None:
+    x, relevance = torch.rand(2, 3, 8, 8), torch.randn(2, 3, 8, 8)
+    found = {}
+    for viewed, last in ((False, True), (True, False)):
+        torch.manual_seed(0)
+        model = Seen(viewed).eval()
+        found[viewed] = ev.perturb(model, x, relevance, size=1, draws=1).scores
+        assert (model.rows[-1][1][1] == 1) is last
+    torch.testing.assert_close(found[False], found[True], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("shape", "rows"), [((1, 28, 28), 64), ((3, 64, 64), 64), ((3, 224, 224), 4)])
+def test_the_batch_of_rows_follows_from_the_shapes_alone(shape: tuple[int, ...], rows: int) -> None:
+    scorer = scorer_of(nn.Flatten().eval(), torch.rand(1, *shape))
+    assert rows_at_a_time(scorer) == rows
+    ids = scorer_of(
+        nn.Sequential(nn.Embedding(9, 2), nn.Flatten()).eval(), torch.zeros(1, 32, dtype=torch.long)
+    )
+    assert rows_at_a_time(ids) == 64
 
 
 def test_the_steepest_order_of_a_linear_model_is_its_relevance() -> None:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from relprop.cli import printing
 from relprop.cli.agreement import agreements, print_agreements
+from relprop.cli.memory import keep_freed
 from relprop.cli.options import (
     DeviceOption,
     JsonOption,
@@ -157,6 +158,7 @@ def evaluate(
       relprop evaluate --data arrays.npz --model nets:make --metrics roc_auc,relevance_mass
     """
     with printing.reporting():
+        keep_freed()
         chosen = DEFAULT if protocol_name is None else protocol(protocol_name)
         names = _names("methods", methods) or chosen.methods
         if chosen.data == "arithmetic":

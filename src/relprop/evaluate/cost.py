@@ -14,7 +14,7 @@ from relprop.evaluate.cases import Data, Method, methods_of
 from relprop.evaluate.compare import asked_of, left
 from relprop.evaluate.comparison import CURVED
 from relprop.evaluate.perturb import Experiment, experiment
-from relprop.evaluate.scoring import FIRST_ROWS, Scorer, score_rows, scorer_of
+from relprop.evaluate.scoring import Scorer, rows_at_a_time, score_rows, scorer_of
 from relprop.evaluate.table import METRICS
 
 SHARED = ("faithfulness_correlation", "sensitivity_n", "infidelity", "faithfulness_estimate")
@@ -119,11 +119,11 @@ def _rows(trial: Experiment, metrics: Iterable[str]) -> tuple[int, int]:
 def _row(trial: Experiment, number: int, clock: Callable[[], float]) -> float:
     """Seconds a perturbed row takes, in a batch as large as they will be."""
     scorer, device = trial.scorer, trial.scorer.inputs.device
-    count = min(FIRST_ROWS, 8 * number)
+    count = min(rows_at_a_time(scorer), 8 * number)
     samples = torch.arange(count, device=device) % len(scorer)
     masks = torch.rand(count, trial.regions.count, device=device) < 0.5
     made = trial.masked(masks, 0)
-    score_rows(scorer, samples[:1], made, 1)
+    score_rows(scorer, samples, made)
     started = clock()
     score_rows(scorer, samples, made)
     return (clock() - started) / count

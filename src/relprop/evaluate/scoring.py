@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +28,14 @@ SCORES = {
 }
 """What is measured while an input is changed."""
 
-FIRST_ROWS, MOST_ROWS, LARGE = 64, 256, 16_384
-"""How many rows run through the model at a time: doubled from the first number on while a row gets cheaper.
+ON_CPU, ELSEWHERE = 800_000, 2**25
+"""How many values of inputs run through the model at a time: on a processor so few that activations stay in its caches."""
 
-Samples of more than `LARGE` values start with a sixteenth of the first number on a processor, whose caches they fill."""
+FEWEST, MOST = 4, 64
+"""The fewest and the most rows at a time."""
 
-FEW = 16
-"""So many batches of the first size are not worth a search for a better one: larger ones ask for new memory."""
+WIDTH = 256
+"""A token id counts as so many values: it stands for a vector."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,7 @@ class Scorer:
         kind: a key of `SCORES`.
         first: the scores of the unchanged inputs, f(x), float64 (B,).
         output: the model's output for them.
+        format: how rows of the changed tensor lie in memory: channels last where that is faster and the model takes it.
     """
 
     call: Callable[..., Any]
@@ -64,6 +65,7 @@ class Scorer:
     kind: str
     first: Tensor
     output: Any
+    format: torch.memory_format = torch.contiguous_format
 
     @property
     def inputs(self) -> Tensor:
@@ -85,7 +87,9 @@ def called(scorer: Scorer, values: Tensor, samples: Tensor) -> Any:
     """The model's output for rows; computed in inference mode."""
     leaves = list(scorer.leaves)
     for index in scorer.batched:
-        leaves[index] = values if index == scorer.at else leaves[index].index_select(0, samples)
+        own = values if index == scorer.at else leaves[index].index_select(0, samples)
+        last = index == scorer.at and scorer.format == torch.channels_last
+        leaves[index] = own.contiguous(memory_format=scorer.format) if last else own
     args, kwargs = pytree.tree_unflatten(leaves, scorer.spec)
     with torch.inference_mode():
         return scorer.call(*args, **kwargs)
@@ -139,6 +143,7 @@ def scorer_of(
         raise InvalidInput(f"model: {type(held).__name__} cannot be called\n  do: give a torch.nn.Module")
     bare = Scorer(call, tuple(leaves), spec, batched, _changed(leaves, batched, kwargs, at), None, target, score, torch.zeros(0), None)  # fmt: skip
     output = called(bare, bare.inputs, torch.arange(size, device=bare.inputs.device))
+    layout = format_for(bare, output)
     weights, resolved = None, target
     if callable(target) and not isinstance(target, Tensor):
         if score != "logit":
@@ -152,7 +157,9 @@ def scorer_of(
         weights, resolved = weights_of(target, main, size)
         _check_score(score, main, weights)
     first = measured(score, output, weights, resolved)
-    return Scorer(call, tuple(leaves), spec, batched, bare.at, weights, resolved, score, first, output)
+    return Scorer(
+        call, tuple(leaves), spec, batched, bare.at, weights, resolved, score, first, output, layout
+    )
 
 
 def _changed(
@@ -192,25 +199,57 @@ def _check_score(score: str, output: Tensor, weights: Tensor) -> None:
         )
 
 
+def rows_at_a_time(scorer: Scorer) -> int:
+    """How many rows run through the model at a time: a power of two, by the shapes and the device alone."""
+    held = [scorer.leaves[index][0] for index in scorer.batched]
+    values = sum(leaf.numel() * (1 if leaf.is_floating_point() else WIDTH) for leaf in held)
+    most = (ON_CPU if scorer.inputs.device.type == "cpu" else ELSEWHERE) // max(1, values)
+    return int(min(MOST, max(FEWEST, 1 << max(0, most.bit_length() - 1))))
+
+
+def format_for(scorer: Scorer, output: Any) -> torch.memory_format:
+    """Channels last for images on a processor, whose convolutions are faster so, if the model takes them and answers alike.
+
+    Asked with the first sample, whose row of `output` is known: a model that looks at strides (`view`) may refuse.
+    """
+    x, last = scorer.inputs, torch.channels_last
+    fast = x.device.type == "cpu" and x.dtype == torch.float32
+    if not fast or x.dim() != 4 or x.shape[1] == 1 or 1 in x.shape[2:]:
+        return torch.contiguous_format
+    try:
+        found = called(replace(scorer, format=last), x[:1], torch.zeros(1, dtype=torch.long))
+    except RuntimeError:
+        return torch.contiguous_format
+    return last if _alike(found, output) else torch.contiguous_format
+
+
+def _alike(one: Any, all_rows: Any) -> bool:
+    """Whether the outputs for one sample are the first row of those for all, but for rounding."""
+    for own, every in zip(pytree.tree_leaves(one), pytree.tree_leaves(all_rows), strict=True):
+        if isinstance(own, Tensor) and own.is_floating_point() and own.dim() and own.numel():
+            first = every[: len(own)]
+            if first.shape != own.shape or not torch.allclose(
+                own, first, rtol=1e-3, atol=1e-3 * float(first.abs().max())
+            ):
+                return False
+    return True
+
+
 def score_rows(
     scorer: Scorer, samples: Tensor, values: Callable[[slice, Tensor], Tensor], most: int | None = None
 ) -> Tensor:
-    """The scores of many rows, in batches whose size is found while working; float64 (R,).
+    """The scores of many rows, in batches; float64 (R,).
 
     Args:
         samples: the sample of each row, (R,).
         values: gives the changed tensor for a range of rows: called with the range and the rows' samples.
-        most: the number of rows at a time; None finds it.
+        most: the number of rows at a time; by default `rows_at_a_time`.
     """
-    device = scorer.inputs.device
-    first = first_rows(scorer)
-    total, done, size = len(samples), 0, most or first
-    result = torch.empty(total, dtype=torch.float64, device=device)
-    best, settled = float("inf"), most is not None or total < FEW * first
-    while done < total:
-        rows = slice(done, min(done + size, total))
+    total, size = len(samples), most or rows_at_a_time(scorer)
+    result = torch.empty(total, dtype=torch.float64, device=scorer.inputs.device)
+    for start in range(0, total, size):
+        rows = slice(start, min(start + size, total))
         own = samples[rows]
-        started = 0.0 if settled else _now(device)
         changed = values(rows, own)
         try:
             result[rows] = scorer.of(changed, own)
@@ -219,33 +258,9 @@ def score_rows(
                 f"replacement: the model does not take the changed inputs: {error}\n"
                 "  do: give a token id that the model knows"
             ) from error
-        if not settled and len(own) == size:
-            each = (_now(device) - started) / size
-            if done and each > 0.97 * best:  # no cheaper: the size before was enough
-                settled = True
-                size = max(first, size // 2) if each > best else size
-            elif size >= MOST_ROWS:
-                settled = True
-            else:
-                best, size = min(best, each), 2 * size
-        done = rows.stop
     if not bool(torch.isfinite(result).all()):
         raise InvalidInput(
             "model: its score is NaN or infinite for changed inputs\n"
             "  do: use a replacement within the input's range, or float64"
         )
     return result
-
-
-def first_rows(scorer: Scorer) -> int:
-    """How many rows run through the model at a time at first."""
-    small = scorer.inputs[0].numel() <= LARGE or scorer.inputs.device.type != "cpu"
-    return FIRST_ROWS if small else FIRST_ROWS // 16
-
-
-def _now(device: torch.device) -> float:
-    """Seconds of work so far: of the processor, or on a GPU when it has caught up."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        return time.perf_counter()
-    return time.process_time()
