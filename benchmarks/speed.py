@@ -1,7 +1,7 @@
 """The table of speed: what is promised, what is measured, and whether the promise is kept.
 
     python benchmarks/speed.py [--json FILE] [--page FILE]
-                               [--parts speed targets memory capture import rivals profile]
+                               [--parts speed targets memory capture import rivals profile compile]
                                [--models vgg11 …] [--rounds 7] [--threads 2] [--device cpu] [--quick]
 
 Times are multiples of gradient × input (one forward and one backward pass to the input) in the same process: every round

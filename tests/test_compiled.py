@@ -174,6 +174,17 @@ def test_several_targets_are_walked_by_one_function(walks: list[str]) -> None:
         assert_same(one, other)
 
 
+def test_a_forward_pass_in_half_precision_has_the_same_walk(walks: list[str]) -> None:
+    model, x = small().float(), images(2).float()
+    explainer = relprop.Explainer(model, "epsilon_plus", compile="eager")
+    half = relprop.Explainer(model, "epsilon_plus", compile="eager", autocast=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        explainer(images(1).float(), 1)
+        assert_same(explainer(x, 1), relprop.explain(model, x, 1, "epsilon_plus"), 1e-5)
+    assert_same(half(x, 1), relprop.explain(model, x, 1, "epsilon_plus", autocast=torch.bfloat16), 1e-5)
+    assert walks == ["walked", "traced", "ran", "ran"]
+
+
 class Signed(nn.Module):
     """x · w, then a linear layer: relevance arrives at negative units where x is negative."""
 
@@ -232,7 +243,6 @@ def _conditional(explainer: relprop.Explainer, x: Tensor) -> Any:
     [
         ({"compile": "fast"}, None, "compile: 'fast'"),
         ({"compile": True, "checkpoints": True}, None, "compile: not together with checkpoints"),
-        ({"compile": True, "autocast": torch.bfloat16}, None, "compile: not together with autocast"),
         ({"compile": True}, _conditional, "compile: not together with conditions"),
         ({"compile": True, "method": "gradient"}, None, "compile: no option of the method 'gradient'"),
     ],

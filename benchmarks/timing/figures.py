@@ -168,6 +168,34 @@ def profile(of: Subject, given: Settings) -> Iterator[Figure]:
         yield Figure(f"arithmetic, {name}", of.name, detail["arithmetic"], "×")
 
 
+def compiled(of: Subject, given: Settings) -> Iterator[Figure]:
+    """A compiled walk beside the walk operation by operation; how long the compiler takes, from an empty cache, and the
+    number of calls after which it has paid for itself, where a call takes a hundredth less at least."""
+    from torch._inductor.utils import fresh_cache
+
+    for rules in rules_of(of.name):
+        calls = {"plain": of.call(rules), "own": of.call(rules, compile=True)}
+        once = min(_on_the_wall(calls["plain"]) for _ in range(3))
+        with fresh_cache():
+            making = _on_the_wall(calls["own"]) - once
+            found = ratios(of.gradient, calls, given.rounds, given.device)
+        plain, own, base = (found[name] for name in ("plain", "own", "yardstick"))
+        saved = plain.median - own.median  # as a multiple of the yardstick: each round's own
+        pays = saved > 0.01 * plain.median
+        detail = {
+            "plain": plain.median,
+            "compile_seconds": making,
+            "calls": making / (saved * base.seconds) if pays else None,
+        }
+        yield Figure(f"compiled, {rules}", of.name, own.median, "×", detail=detail)
+
+
+def _on_the_wall(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
 Measure = Callable[[Subject, Settings], Iterator[Figure]]
 PARTS: dict[str, tuple[Measure, tuple[str, ...]]] = {
     "speed": (speed, ALL),
@@ -176,6 +204,7 @@ PARTS: dict[str, tuple[Measure, tuple[str, ...]]] = {
     "capture": (capture, (*IMAGES, "decoder")),
     "rivals": (rivals, ("vgg11", "resnet50")),
     "profile": (profile, ALL),
+    "compile": (compiled, (*IMAGES, "lstm")),
 }
 """The parts of the table: a function and the models that it is asked of."""
 

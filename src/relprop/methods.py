@@ -134,7 +134,6 @@ def _backend(explainer: Explainer, captured: Captured) -> str | None:
         raise InvalidInput(f"compile: {given!r}\n  do: give True or False")
     others = {
         "checkpoints": explainer.options.get("checkpoints"),
-        "autocast": explainer.options.get("autocast") is not None,
         "conditions": explainer.conditions,
     }
     for name in (name for name, asked in others.items() if asked):

@@ -51,7 +51,9 @@ def sum_per_sample(values: Tensor, layout: Layout | None, batch: int) -> Tensor:
 
 def _blocked_sum(rows: Tensor) -> Tensor:
     """Row sums in float64: exact enough in float32 within a block, and as fast as memory allows."""
-    if rows.dtype == torch.float64 or rows.shape[1] <= _BLOCK:
+    if (
+        rows.dtype == torch.float64 or rows.shape[1] <= _BLOCK or traced()
+    ):  # a compiled sum converts as it reads
         return rows.sum(1, dtype=torch.float64)
     block = _block(rows.shape[1])
     whole = rows.shape[1] // block * block

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from relprop.engine.audit import Entry
 from relprop.engine.graph import Ref
-from relprop.engine.isolate import LOCK, quietly
+from relprop.engine.isolate import LOCK, quietly, without_autocast
 from relprop.engine.looks import Looks, Place, seen_by
 from relprop.engine.propagate.book import Walk
 from relprop.engine.propagate.program import Program
@@ -247,7 +247,7 @@ def _run(
     given = [*(leaves[index] for index in traced.reads), *(kept[key] for key in traced.derived)]
     values.clear()
     del leaves, kept
-    with torch.no_grad():
+    with without_autocast(), torch.no_grad():
         results = list(traced.run(*given))
     if traced.places:
         held = results.pop().tolist()

@@ -109,7 +109,7 @@ class Affine:
         channel, and the samples lie first."""
         if factor.dim() == 0:
             return self.account(s) * factor.double()
-        first = self.layout == Layout(0, 1) and s.shape[:1] == (self.batch,)
+        first = self.layout == Layout(0, 1) and s.shape[:1] == (self.batch,) and not traced()
         if first and s.dtype == factor.dtype and s.dim() > 1 and s.is_contiguous():
             if factor.dim() > 1 and factor.dim() == s.dim() - 1 and factor[0].numel() == 1:
                 return (s.flatten(2).sum(2) * factor.flatten()).sum(1, dtype=torch.float64)
