@@ -136,6 +136,37 @@ def test_samples_undefined_for_one_method_are_dropped_for_all() -> None:
     assert not np.isnan(found.values["aopc_morf"][:, 1]).any()
 
 
+class Zeroed(nn.Linear):
+    """A layer whose random weights are all 0: what it explains is a constant map."""
+
+    def reset_parameters(self) -> None:
+        with torch.no_grad():
+            self.weight.zero_()
+            self.bias.zero_()
+
+
+def test_constant_maps_of_random_weights_are_undefined_by_name_and_never_a_number(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = (
+        nn.Sequential(nn.Linear(12, 8), nn.ReLU(), Zeroed(8, 8), nn.ReLU(), nn.Linear(8, 3)).double().eval()
+    )
+    with torch.no_grad():
+        model[2].weight.copy_(torch.eye(8))
+    data = ev.Data(torch.randn(6, 12, dtype=torch.float64))
+    methods = {"gradient_x_input": "gradient_x_input", "own": lambda model, inputs, target: inputs}
+    for _ in range(2):  # the second time from the store
+        found = ev.compare(model, data, methods, ["mprt", "gini"], store=tmp_path)
+        assert [line[1] for line in found.lines("mprt")] == ["undefined"] * 2
+        assert all(cell in ("", "0 / 6") for line in found.lines("mprt") for cell in line[2:])
+        (said,) = found.undefined()
+        assert said.startswith(
+            "mprt of gradient_x_input for 6 of 6 samples (a constant map with random weights, from layer '2' on)"
+        )
+        assert "do: compare without this method, or" in said
+        assert all(np.isfinite(rank) for rank in found.ranks()[0].values())
+        json.dumps(found.as_dict(), allow_nan=False)
+
+
 def test_masks_are_asked_for_before_anything_runs() -> None:
     model, data = model_and_data()
     with pytest.raises(relprop.errors.InvalidInput, match="roc_auc needs to know where"):

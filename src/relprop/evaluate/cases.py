@@ -176,12 +176,16 @@ def _key(settings: Mapping[str, Any]) -> tuple[Any, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One method's explanation of one batch: what a metric is computed from."""
+    """One method's explanation of one batch: what a metric is computed from.
+
+    `notes`: by metric why some of its values are undefined, and where.
+    """
 
     batch: Batch
     method: Method
     relevance: Tensor
     kept: dict[Any, Any] = field(default_factory=dict, repr=False)
+    notes: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def mask(self) -> Tensor:

@@ -177,6 +177,7 @@ def _measured(batch: Batch, method: Method, asked: Mapping[str, Mapping[str, Any
     return {
         "values": values,
         "seconds": seconds,
+        "notes": case.notes,
         "curves": {way: curve[0] for way, curve in found.items() if curve is not None},
         "fractions": next((curve[1] for curve in found.values() if curve is not None), []),
     }
@@ -206,4 +207,12 @@ def _joined(
     first = units[names[0]][0]
     curves = {way: table("curves", way) for way in first["curves"]}
     seconds = {name: sum(unit["seconds"] for unit in units[name]) for name in names}
-    return Comparison(names, tuple(asked), values, curves, tuple(first["fractions"]), seconds, settings)
+    notes = {
+        (metric, name): note
+        for name in names
+        for unit in reversed(units[name])  # the first sample that lacks a value has the word
+        for metric, note in unit.get("notes", {}).items()
+    }
+    return Comparison(
+        names, tuple(asked), values, curves, tuple(first["fractions"]), seconds, settings, notes
+    )

@@ -62,6 +62,7 @@ class Comparison:
         fractions: the share of regions replaced at each point of the curves.
         seconds: what explaining took each method, all samples together.
         settings: everything that the values depend on, as plain values.
+        notes: for a metric and a method why values are undefined and where, as far as it is known.
     """
 
     methods: tuple[str, ...]
@@ -71,6 +72,7 @@ class Comparison:
     fractions: tuple[float, ...] = field(repr=False)
     seconds: Mapping[str, float] = field(repr=False)
     settings: Mapping[str, Any] = field(repr=False)
+    notes: Mapping[tuple[str, str], str] = field(default_factory=dict, repr=False)
 
     def rows(self, metric: str) -> list[Row]:
         """The methods under one metric, the best first (in the given order where neither direction is better)."""
@@ -103,9 +105,12 @@ class Comparison:
     def ranks(self) -> tuple[dict[str, float], float]:
         """Each method's mean rank over the metrics that have a better direction, and Kendall's W, how far these agree."""
         graded = [name for name in self.metrics if METRICS[name].direction != "describes"]
-        found = [
+        ranked = [
             statistics.mean_rank(self.values[name], METRICS[name].direction == "higher") for name in graded
         ]
+        found = [
+            ranks for ranks in ranked if np.isfinite(ranks).all()
+        ]  # a metric without any value ranks nothing
         if not found:
             return {}, math.nan
         table = np.array(found)
@@ -129,8 +134,9 @@ class Comparison:
         for metric in self.metrics:
             for name, values in zip(self.methods, self.values[metric].T, strict=True):
                 if missing := int(np.isnan(values).sum()):
+                    why = self.notes.get((metric, name), METRICS[metric].undefined)
                     found.append(
-                        f"{metric} of {name} for {missing} of {len(values)} samples ({METRICS[metric].undefined}): left out for every method"
+                        f"{metric} of {name} for {missing} of {len(values)} samples ({why}): left out for every method; do: {_remedy(metric)}"
                     )
         return found
 
@@ -150,7 +156,7 @@ class Comparison:
                 }
                 for name in self.metrics
             },
-            "mean_rank": ranks,
+            "mean_rank": {name: _number(rank) for name, rank in ranks.items()},
             "kendall_w": _number(agreement),
             "blind": self.blind(),
             "fractions": list(self.fractions),
@@ -164,9 +170,9 @@ class Comparison:
         return [
             (
                 row.method,
-                _figure(row.mean),
+                _figure(row.mean) or "undefined",
                 _between(row.low, row.high),
-                str(row.tier) if METRICS[metric].direction != "describes" else "",
+                str(row.tier) if METRICS[metric].direction != "describes" and row.used else "",
                 "" if row.behind is None else _with_interval(row.behind),
                 "" if row.behind is None or not math.isfinite(row.p) else f"{row.p:.2g}",
                 _figure(row.above_random),
@@ -191,6 +197,13 @@ class Comparison:
 
 HEAD = ("method", "mean", "95 % interval", "tier", "minus the best", "p", "minus random", "n needed", "used")
 """The columns of a metric's table."""
+
+
+def _remedy(metric: str) -> str:
+    """What to do about undefined values."""
+    if metric == "mprt":
+        return "compare without this method, or in Python name layers that leave a map: metrics={'mprt': {'layers': […]}}"
+    return "compare without this method or these samples"
 
 
 def headline(metric: str) -> str:

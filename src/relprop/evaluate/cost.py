@@ -14,6 +14,7 @@ from relprop.evaluate.cases import Data, Method, methods_of
 from relprop.evaluate.compare import asked_of, left
 from relprop.evaluate.comparison import CURVED
 from relprop.evaluate.perturb import Experiment, experiment
+from relprop.evaluate.randomisation import layers_of
 from relprop.evaluate.scoring import Scorer, rows_at_a_time, score_rows, scorer_of
 from relprop.evaluate.table import METRICS
 
@@ -51,7 +52,7 @@ def cost_of(
 ) -> Cost:
     """The cost of `compare` with these arguments: the rows are counted, and a row and each method are timed on up to two samples.
 
-    Rows of curves and of shared subsets count; a metric that explains anew counts ten explanations (one of "emprt" and of its like).
+    Rows of curves and of shared subsets count; a metric that explains anew counts ten explanations ("mprt" one a layer, "emprt" and its like one).
     What a store has already costs nothing.
     """
     few, chosen, asked = data.part(0, min(2, len(data))), methods_of(methods), asked_of(metrics, data)
@@ -72,7 +73,7 @@ def cost_of(
         each, once = _rows(trial, asked)
         rows = sum(remaining.values()) * each + max(remaining.values()) * once
         row = _row(trial, max(1, round(min(len(data), batch_size) / len(few))), clock)
-    again = sum(1 if METRICS[n].rows.startswith("1 ") else 10 for n in asked if "explain" in METRICS[n].needs)
+    again = sum(_again(model, name, asked[name]) for name in asked if "explain" in METRICS[name].needs)
     explaining = 0.0
     for method in chosen:
         if not method.chance and remaining[method.name]:
@@ -85,6 +86,14 @@ def cost_of(
             )
             explaining += (1 + again) * one * remaining[method.name]
     return Cost(rows, row, explaining)
+
+
+def _again(model: Any, metric: str, options: Mapping[str, Any]) -> int:
+    """How often a metric that explains anew does so for each sample."""
+    how = METRICS[metric].rows
+    if how.startswith("L "):
+        return len(options.get("layers") or layers_of(model))
+    return 1 if how.startswith("1 ") else 10
 
 
 def _explaining(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -183,7 +183,19 @@ def mprt(case: Case, **options: Any) -> Tensor:
     curve = randomisation.mprt(
         case.method.explain, case.batch.model, case.batch.scorer(), case.relevance, seed=case.batch.seed, **options
     )  # fmt: skip
+    lost = curve.isnan().any(0)
+    if bool(lost.any()):
+        case.notes["mprt"] = _lost(case, int(lost.nonzero()[0]), **options)
     return curve.mean(1)
+
+
+def _lost(
+    case: Case, first: int, *, layers: Sequence[str] | None = None, order: str = "top_down", **others: Any
+) -> str:
+    """From which layer on random weights leave a constant map: `first` in the order in which they are randomised."""
+    named = randomisation.layers_of(case.batch.model) if layers is None else list(layers)
+    path = (named[::-1] if order == "top_down" else named)[first]
+    return f"a constant map with random weights, from layer {path!r} on"
 
 
 def emprt(case: Case, **options: Any) -> Tensor:
