@@ -466,6 +466,44 @@ def test_a_first_call_with_one_sample_serves_larger_batches() -> None:
     )
 
 
+def counting() -> Net:
+    calls: list[int] = []
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        calls.append(1)
+        return m.c(m.relu(m.a(x) * len(calls)))
+
+    return net(forward)
+
+
+def otherwise_while_exported(m: Any, x: Tensor) -> Tensor:
+    return m.c(m.a(x) if torch.compiler.is_exporting() else m.relu(m.a(x)))
+
+
+@pytest.mark.parametrize("used", ["the plan", "an explanation", "another explainer"])
+def test_a_capture_made_ahead_is_checked_before_anything_is_said_by_it(used: str) -> None:
+    model, x = counting(), randn(2, 6)
+    ready = relprop.Explainer(model, "epsilon", example=x)  # no run of the model yet
+    ways: dict[str, Callable[[], Any]] = {
+        "the plan": lambda: ready.plan,
+        "an explanation": lambda: ready(x, 1),
+        "another explainer": lambda: relprop.explain(model, x, 1, "epsilon_plus"),
+    }
+    for _ in range(2):
+        with pytest.raises(relprop.CaptureError, match="state outside"):
+            ways[used]()
+
+
+@pytest.mark.parametrize("used", ["plan", "explanation"])
+def test_a_capture_made_ahead_that_turns_out_wrong_is_made_anew(used: str) -> None:
+    model, x = net(otherwise_while_exported), randn(2, 6)
+    ready = relprop.Explainer(model, "epsilon", example=x)
+    if used == "explanation":
+        assert close(ready(x, 1).output, eager(model, x))
+    assert any("relu" in row.operation for row in ready.plan)
+    assert close(ready(x, 1).relevance, relprop.explain(model, x, 1, "epsilon").relevance)
+
+
 def test_a_model_written_for_one_sample_is_explained_sample_by_sample() -> None:
     model, x = net(lambda m, x: m.c(m.a(x).view(1, 8).relu())), randn(3, 6)
     found = relprop.explain(model, x, 1, "epsilon")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import relprop
 from relprop.engine.propagate import record, segments, walk
@@ -235,6 +236,31 @@ class Attending(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, 16) to (B, 3)."""
         return self.head(self.block(x).mean(1))
+
+
+class Names(TorchDispatchMode):
+    """Takes down the operations that are run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_forward_pass_multiplies_matrices_as_often_as_the_model_does() -> None:
+    """torch takes one product for each position where the input is a transposed view and no weight is learnt."""
+    model, x = Attending().double().eval(), torch.randn(2, 5, 16, dtype=torch.float64)
+    explainer = relprop.Explainer(model, "epsilon")
+    captured, program = explainer.program((x,), {})
+    leaves = leaves_of(model, captured.graph, (x,), {})
+    with Names() as run:
+        values = record(program, leaves, captured.store)
+    assert "aten.bmm.default" not in run.names
+    (ref,) = captured.graph.outputs()
+    assert torch.allclose(values[ref.name], model(x), rtol=0, atol=1e-12)
 
 
 NETWORKS = [(residual, (2, 3, 12, 12)), (lambda: Attending().eval(), (2, 5, 16))]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import relprop
-from timing.clock import Ratio, ratios, seconds
+from timing.clock import Call, Ratio, ratios, seconds
 from timing.memory import peak
 from timing.profile import profiles
 from timing.rivals import PRESETS
@@ -104,23 +104,46 @@ def memory(of: Subject, given: Settings) -> Iterator[Figure]:
 
 
 def capture(of: Subject, given: Settings) -> Iterator[Figure]:
-    """Capture and plan as a multiple of a bare `torch.export`; and from the cache."""
+    """Capture and plan as a multiple of a bare `torch.export`; the check of what was captured, which comes before its first
+    use; and all of it from the cache."""
     named = isinstance(of.inputs, dict)
     args, kwargs = ((), of.inputs | {"use_cache": False}) if named else ((of.inputs,), {})
 
     def export() -> None:
         torch.export.export(of.model, args, kwargs, strict=False)
 
-    def anew() -> None:
-        relprop.clear_cache()
-        of.explainer("epsilon", example=of.inputs)
+    def ready() -> relprop.Explainer:
+        return of.explainer("epsilon", example=of.inputs)
 
-    anew()  # what is imported on first use
-    pairs = [(seconds(export, given.device), seconds(anew, given.device)) for _ in range(3)]
-    again = min(seconds(lambda: of.explainer("epsilon", example=of.inputs), given.device) for _ in range(3))
-    found = statistics.median(own / bare for bare, own in pairs)
-    detail = {"export_seconds": [bare for bare, _ in pairs], "capture_seconds": [own for _, own in pairs]}
-    yield Figure("capture and plan, over a bare torch.export", of.name, found, "×", 2.0, detail=detail)
+    times: dict[str, list[float]] = {"export": [], "capture": [], "check": [], "gradient": []}
+    for number in range(4):
+        relprop.clear_cache()
+        made: list[relprop.Explainer] = []
+        calls: dict[str, Call] = {
+            "export": export,
+            "capture": lambda made=made: made.append(ready()),  # type: ignore[misc]
+            "check": lambda made=made: made[0].plan,  # type: ignore[misc]
+            "gradient": of.gradient,
+        }
+        for name, call in calls.items():
+            took = seconds(call, given.device)
+            if number:  # but for what is imported on first use
+                times[name].append(took)
+    again = min(seconds(lambda: ready().plan, given.device) for _ in range(3))
+
+    def over(own: str, base: str) -> float:
+        return statistics.median(a / b for a, b in zip(times[own], times[base], strict=True))
+
+    detail = {f"{name}_seconds": taken for name, taken in times.items()}
+    yield Figure(
+        "capture and plan, over a bare torch.export",
+        of.name,
+        over("capture", "export"),
+        "×",
+        2.0,
+        detail=detail,
+    )
+    yield Figure("check of a capture, over gradient × input", of.name, over("check", "gradient"), "×")
     yield Figure("capture and plan, from the cache", of.name, 1000 * again, "ms", 50.0)
 
 

@@ -31,6 +31,7 @@ PRESETS = (
 )
 
 CAPTURE = "capture and plan, over a bare torch.export"
+CHECK = "check of a capture, over gradient × input"
 
 
 def filled(page: str, data: Data) -> str:
@@ -68,6 +69,7 @@ def table(data: Data) -> str:
     rows.append(["peak memory, the other rules", *(_range(data, model, others) for model in models)])
     rows.append(_row("capture and plan, over a bare `torch.export`", data, models, CAPTURE, "{:.1f}"))
     rows.append(["… in seconds", *(_capture_seconds(data, model) for model in models)])
+    rows.append(_row("the check before its first use", data, models, CHECK))
     rows.append(_row("from the cache, ms", data, models, "capture and plan, from the cache", "{:.1f}"))
     return _markdown(["", *(NAMES[model] for model in models)], [row for row in rows if any(row[1:])])
 

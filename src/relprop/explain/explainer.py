@@ -83,7 +83,8 @@ class Explainer:
 
     Args:
         model, rules, method: as for `explain`.
-        example: an input to capture and plan at once, so that `plan` can be printed before anything is explained.
+        example: an input to capture and plan at once, so that `plan` can be printed before anything is explained. That the
+            captured graph computes what the model computes is checked before the plan is first looked at, or anything explained.
         audit: keep the account and check it (default). Without it `Explanation.audit` is None.
         batch_size: the number of samples that are walked at a time; by default as many as fit the free memory.
         tokenizer: what turns texts into token ids and names tokens: the model's own from transformers (a pipeline or
@@ -133,17 +134,21 @@ class Explainer:
         self.batch_size = batch_size
         self.conditions: tuple[Condition | None, ...] = ()
         self._plan: Plan | None = None
+        self._unchecked: tuple[tuple[Any, ...], dict[str, Any]] | None = None  # the example's arguments
         self._samples_first: SamplesFirst | None = None
         if example is not None:
             first = example if given is None else next(given.read(example, self.composite).parts())[2]
             args, kwargs = arguments(first)
             with LOCK:
                 check_inputs(self.model, args, kwargs)
-            self.program(args, kwargs)
+            self.program(args, kwargs, check=False)
+            self._unchecked = args, kwargs
 
     @property
     def plan(self) -> Plan:
         """Every operation that relevance passes, its rule and why. Raises `InvalidInput` before any input is known."""
+        if self._unchecked is not None:
+            self.program(*self._unchecked)
         if self._plan is None:
             raise InvalidInput(
                 "plan: the model has not been captured yet\n  do: give example= an input, or explain one"
@@ -240,7 +245,7 @@ class Explainer:
         asked.model, asked._samples_first = model, None
         args, kwargs = exchanged((args, kwargs), model.turned)
         found = asked._explained(kwargs or args, targets)
-        self._plan = asked._plan
+        self._plan, self._unchecked = asked._plan, None
         return [with_steps_first(one, model, inputs) for one in found]
 
     def read(self, inputs: Inputs) -> tuple[Tokenised | None, tuple[Any, ...], dict[str, Any]]:
@@ -289,16 +294,18 @@ class Explainer:
         masked = "MaskedLM" in type(self.model).__name__
         return Asked(labels_of(self.model), sizes_of(graph), text, self.tokenizer, masked)
 
-    def program(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Captured, Program]:
-        """The captured graph for inputs like these, and its plan."""
-        captured = captured_graph(self.model, args, kwargs, self.composite.fold)
+    def program(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], check: bool = True
+    ) -> tuple[Captured, Program]:
+        """The captured graph for inputs like these, and its plan; without `check` it is only made ready."""
+        captured = captured_graph(self.model, args, kwargs, self.composite.fold, check)
         with captured.lock:
             key = (self.composite, self.composite.name)
             if key not in captured.programs:
                 plan = assign(captured.graph, captured.facts, self.composite)
                 captured.programs[key] = prepare(captured.graph, captured.facts, plan)
             program = captured.programs[key]
-        self._plan = program.plan
+        self._plan, self._unchecked = program.plan, None
         return captured, program
 
     def program_of_call(self, args: tuple[Any, ...]) -> tuple[Captured, Program]:

@@ -45,6 +45,7 @@ def record(
             if node.kind == "call":
                 function = node.function
                 assert function is not None
+                function = _AS_FAST.get(function, function)
 
                 remembers = OPS[node.operation].remembers if node.name in program.rules else None
 
@@ -63,6 +64,19 @@ def record(
             for name in dead.get(node.name, ()):
                 del values[name]
     return values
+
+
+def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """`aten.linear` as one product of two matrices, as torch computes it while weights are learnt. Of weights that are not,
+    and an input that is a transposed view (`nn.MultiheadAttention` makes one), it makes a product for each position."""
+    if x.dim() < 3 or weight.dim() != 2 or x.is_contiguous():
+        return torch.nn.functional.linear(x, weight, bias)
+    flat = torch.nn.functional.linear(x.reshape(-1, x.shape[-1]), weight, bias)
+    return flat.view(*x.shape[:-1], weight.shape[0])
+
+
+_AS_FAST: dict[Any, Callable[..., Any]] = {torch.ops.aten.linear.default: _linear}
+"""Operations that torch computes in a slower way here than in the model, with what computes the same as fast."""
 
 
 def _cast(device: str, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
