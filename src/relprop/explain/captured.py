@@ -249,7 +249,8 @@ def _close(found: Tensor, value: Tensor) -> bool:
     loose = 5e-2 if value.dtype in HALF else 1e-3 if value.dtype == torch.float32 else 1e-6
     if found.shape != value.shape:
         return False
-    blocks = list(zip(found.flatten().split(CACHED), value.flatten().split(CACHED), strict=True))
+    found, value = found.flatten(), value.flatten()
+    blocks = list(zip(torch.split(found, CACHED), torch.split(value, CACHED), strict=True))
     scale = max([1.0, *(float(own.abs().max()) for _, own in blocks if own.numel())])
     return all(
         torch.allclose(one, own, atol=loose * scale, rtol=loose, equal_nan=True) for one, own in blocks
