@@ -113,22 +113,6 @@ def profile(data: Data) -> str:
     return _markdown(head, rows)
 
 
-def compiled(data: Data) -> str:
-    """A compiled walk beside the walk operation by operation."""
-    rows: list[list[str]] = []
-    for model, name in NAMES.items():
-        for preset in PRESETS:
-            own = _find(data, f"compiled, {preset}", model)
-            if own is None:
-                continue
-            detail = own["detail"]
-            calls = "–" if detail["calls"] is None else f"{detail['calls']:.0f}"
-            walk, making = f"{detail['plain']:.2f}", f"{detail['compile_seconds']:.0f}"
-            rows.append([name, f"`{preset}`", walk, f"{own['figure']:.2f}", making, calls])
-    head = ["", "", "operation by operation", "compiled", "seconds to compile", "calls to break even"]
-    return _markdown(head, rows)
-
-
 _GROUPS = {
     "convolutions forward": "convolutions forward",
     "convolutions backward": "backward",
@@ -187,5 +171,4 @@ TABLES: dict[str, Callable[[Data], str]] = {
     "table": table,
     "rivals": rivals,
     "profile": profile,
-    "compiled": compiled,
 }

@@ -39,10 +39,16 @@ def sum_per_sample(values: Tensor, layout: Layout | None, batch: int) -> Tensor:
     """
     if values.dtype in (torch.float16, torch.bfloat16):
         values = values.float()
+    if traced() and (layout is None or batch == 1):
+        return values.sum(dtype=torch.float64).reshape(1)
     if layout is None or batch == 1:
         return _blocked_sum(_as_in_memory(values, 0).reshape(1, -1))
     dimension, inner = layout
     size = values.shape[dimension]
+    if traced() and layout == Layout(0, 1) and size == batch and values.dim() > 1:
+        return values.sum(
+            tuple(range(1, values.dim())), dtype=torch.float64
+        )  # in what order, the compiler sees
     if dimension == 0 and size == batch * inner:
         return _blocked_sum(_as_in_memory(values, 1).reshape(batch, -1))
     split = (*values.shape[:dimension], size // (batch * inner), batch, inner, *values.shape[dimension + 1 :])
