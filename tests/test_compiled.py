@@ -186,14 +186,14 @@ def test_a_forward_pass_in_half_precision_has_the_same_walk(walks: list[str]) ->
 
 
 class Signed(nn.Module):
-    """x · w, then a linear layer: relevance arrives at negative units where x is negative."""
+    """Two linear layers of weights of both signs: units lose their negative part where the last input is 0."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first, self.last = nn.Linear(3, 4, bias=False), nn.Linear(4, 1, bias=False)
         with torch.no_grad():
-            self.first.weight.copy_(torch.tensor([[1.0, 2, 3], [2, 1, -1], [1, 1, 1], [3, -2, 1]]))
-            self.last.weight.fill_(1.0)
+            self.first.weight.copy_(torch.tensor([[2.0, 2, -1], [2, 1, -1], [1, 2, -1], [3, -2, 1]]))
+            self.last.weight.copy_(torch.tensor([[1.0, -1, 1, -1]]))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3) to (B, 1)."""
@@ -202,10 +202,10 @@ class Signed(nn.Module):
 
 def test_what_was_seen_and_does_not_hold_is_walked_and_traced_anew(walks: list[str]) -> None:
     model = Signed().double().eval()
-    rules = relprop.rules.Gamma(0.25)
+    rules = relprop.rules.AlphaBeta(2.0, 1.0)
     explainer = relprop.Explainer(model, rules, compile="eager")
-    positive, mixed = torch.tensor([[1.0, 1.0, 1.0]]).double(), torch.tensor([[1.0, 9.0, 1.0]]).double()
-    for x in (positive, positive, mixed, mixed, positive):
+    both, without = torch.tensor([[1.0, 1.0, 1.0]]).double(), torch.tensor([[1.0, 9.0, 0.0]]).double()
+    for x in (both, both, without, without, both):
         assert_same(explainer(x), relprop.explain(model, x, rules=rules))
     assert walks == ["walked", "traced", "ran", "ran", "walked", "traced", "ran", "ran"]
 

@@ -57,14 +57,15 @@ def sum_per_sample(values: Tensor, layout: Layout | None, batch: int) -> Tensor:
 
 def _blocked_sum(rows: Tensor) -> Tensor:
     """Row sums in float64: exact enough in float32 within a block, and as fast as memory allows."""
-    if (
-        rows.dtype == torch.float64 or rows.shape[1] <= _BLOCK or traced()
-    ):  # a compiled sum converts as it reads
+    length = rows.shape[1]
+    if rows.dtype == torch.float64 or length <= _BLOCK or traced():  # a compiled sum converts as it reads
         return rows.sum(1, dtype=torch.float64)
-    block = _block(rows.shape[1])
-    whole = rows.shape[1] // block * block
+    block = _block(length)
+    if length % block == 0:
+        return rows.view(rows.shape[0], -1, block).sum(-1).sum(-1, dtype=torch.float64)
+    whole = length // block * block
     total = rows[:, :whole].reshape(rows.shape[0], -1, block).sum(-1).sum(-1, dtype=torch.float64)
-    return total + rows[:, whole:].sum(1, dtype=torch.float64) if whole < rows.shape[1] else total
+    return total + rows[:, whole:].sum(1, dtype=torch.float64)
 
 
 def size_per_sample(values: Tensor, layout: Layout | None, batch: int) -> Tensor:
@@ -142,9 +143,13 @@ class Step:
     cached: Callable[
         [Ref, str, Callable[[], Any]], Any
     ]  # something derived from a value, kept with the weights
+    settings: dict[str, Any] = field(
+        default_factory=dict
+    )  # kept from call to call: what hangs on the node alone
     memory: Any = None  # what `Operation.remembers` kept of the forward pass
     journal: Journal | None = None  # asks for the relevance of weights
     activated: Callable[[Ref], bool] = lambda ref: False  # the output of an activation, rearranged at most
+    rectified: bool = False  # the relevance is 0 wherever the output is not positive
     spare: bool = False  # nothing reads the output after this step: it may be written over
 
     @property

@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -282,8 +283,22 @@ def weight_of(model: Any, path: str) -> Tensor:
     if isinstance(model, ExportedProgram):
         found = model.state_dict.get(path)
         return model.constants[path] if found is None else found  # type: ignore[no-any-return]
-    owner, _, name = path.rpartition(".")
-    return getattr(model.get_submodule(owner), name)  # type: ignore[no-any-return]
+    owner, name = _split(path)
+    module = model
+    for part in owner:
+        module = module._modules.get(part)
+        if module is None:
+            return getattr(model.get_submodule(".".join(owner)), name)  # type: ignore[no-any-return]
+    found = module._parameters.get(name)
+    if found is None:
+        found = module._buffers.get(name)
+    return getattr(module, name) if found is None else found  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=1 << 16)
+def _split(path: str) -> tuple[tuple[str, ...], str]:
+    *owner, name = path.split(".")
+    return tuple(owner), name
 
 
 def weights_by_node(graph: Graph, values: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -45,9 +45,10 @@ def _taylor(x: Tensor, s: Tensor, relevance: Tensor, dim: int) -> tuple[Tensor, 
     count as x = 0. The logits are taken as they are: the rule is not invariant to a shift of them.
     """
     x = torch.where((s == 0) | (x < MASKED), 0.0, x)
-    total = relevance.sum(dim, keepdim=True)
-    mean = (s * x).sum(dim, keepdim=True)
-    return x * (relevance - s * total), relevance * (1 - x + mean)
+    total, first = relevance.sum(dim, keepdim=True), relevance * x
+    weighted = s * x
+    bias = total * (1 + weighted.sum(dim, keepdim=True)) - first.sum(dim, keepdim=True)
+    return torch.addcmul(first, weighted, total, value=-1), bias
 
 
 def log_softmax(step: Step, relevance: Tensor) -> Shares:

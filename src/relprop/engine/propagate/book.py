@@ -44,6 +44,7 @@ class Walk:
     pending: dict[Ref, Tensor] = field(default_factory=dict)
     sums: dict[Ref, Tensor] = field(default_factory=dict)
     position: int = 0
+    from_outputs: bool = True  # all relevance started at the graph's outputs
 
     def fork(self) -> Walk:
         """A copy that can go on by itself."""
@@ -56,6 +57,7 @@ class Walk:
             dict(self.pending),
             dict(self.sums),
             self.position,
+            self.from_outputs,
         )
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
+from typing import Any
 
 from relprop.engine.analyse import Facts, values_of
 from relprop.engine.graph import Graph, Node, Ref, parents
-from relprop.engine.ops import OPS
+from relprop.engine.ops import OPS, Operation
 from relprop.engine.ops.elementwise import gate_source, is_complement
 from relprop.engine.plan import Plan
+from relprop.engine.propagate.rectified import rectified
 from relprop.engine.rules import Rule
 
 
@@ -27,7 +29,14 @@ class Program:
     statistics: frozenset[tuple[Ref, Ref]]
     needs_output: frozenset[str]
     activated: frozenset[Ref] = frozenset()
+    rectified: frozenset[Ref] = (
+        frozenset()
+    )  # relevance that starts at the outputs is 0 where these are not positive
     printed: Mapping[str, str] = field(default_factory=dict)  # the rules as accounts print them
+    operations: Mapping[str, Operation] = field(default_factory=dict)  # the rows of the nodes with rules
+    settings: Mapping[str, dict[str, Any]] = field(
+        default_factory=dict
+    )  # what they work out once of their node alone
 
 
 def prepare(graph: Graph, facts: Facts, plan: Plan, keep: Iterable[Ref] = ()) -> Program:
@@ -57,7 +66,10 @@ def prepare(graph: Graph, facts: Facts, plan: Plan, keep: Iterable[Ref] = ()) ->
         statistics,
         frozenset(needs_output),
         _activated(graph),
+        rectified(graph, rules),
         {row.name: str(row.rule) for row in plan},
+        {node.name: OPS[node.operation] for node in graph.nodes if node.name in rules},
+        {name: {} for name in rules},
     )
 
 

@@ -10,7 +10,6 @@ import torch
 
 from relprop.engine.graph import Node, Ref, replace_refs, value_of
 from relprop.engine.isolate import without_autocast
-from relprop.engine.ops import OPS
 from relprop.engine.propagate.program import Program, read_last
 from relprop.engine.propagate.weights import Weights
 
@@ -47,7 +46,7 @@ def record(
                 assert function is not None
                 function = _AS_FAST.get(function, function)
 
-                remembers = OPS[node.operation].remembers if node.name in program.rules else None
+                remembers = program.operations[node.name].remembers if node.name in program.rules else None
 
                 def run(node: Node = node, function: Callable[..., Any] = remembers or function) -> Any:
                     return function(*replace_refs(node.args, value), **replace_refs(node.kwargs, value))

@@ -13,7 +13,6 @@ from relprop.engine.analyse import values_of
 from relprop.engine.graph import Node, Ref, replace_refs
 from relprop.engine.isolate import without_autocast
 from relprop.engine.looks import come_to
-from relprop.engine.ops import OPS
 from relprop.engine.propagate.book import Book, Mask, Walk
 from relprop.engine.propagate.program import Program
 from relprop.engine.propagate.record import memory_of
@@ -49,6 +48,7 @@ def walk(
     result = Walk() if onward is None else onward.fork()
     book = Book(program, batch, audit, result.entries)
     relevance, sums = result.pending, result.sums
+    result.from_outputs &= seeds.keys() <= set(program.graph.outputs())
     for ref, seed in seeds.items():
         _arrive(relevance, sums, ref, seed, book.sum(ref, seed))
     held = dict(values)
@@ -73,10 +73,11 @@ def walk(
                 )
         elif arrived is not None:
             step = step_of(program, node, held, store, batch, journal)
+            step.rectified &= result.from_outputs
             if outside is not None and journal is None and isinstance(step.output, Tensor):
                 step.spare = _place(step.output) not in outside
             come_to(node.name)
-            shares = OPS[node.operation].propagate(step, arrived)
+            shares = program.operations[node.name].propagate(step, arrived)
             passed = []
             for ref, share in pairs_of(node, shares):
                 amount = book.handed(node, ref, share, arrived, sums)
@@ -208,7 +209,9 @@ def step_of(
         statistics=lambda statistic, of: (statistic, of) in program.statistics,
         parameters=lambda ref: ref.name in facts.static,
         cached=cached,
+        settings=program.settings[node.name],
         memory=values.get(memory_of(node)),
         journal=journal,
         activated=program.activated.__contains__,
+        rectified=Ref(node.name) in program.rectified and not half,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,9 +17,11 @@ from relprop.engine.rules.affine import (
     add,
     divided,
     divided_in_place,
+    kept_where_positive,
     owned,
     scaled,
     settled,
+    some,
 )
 from relprop.engine.rules.declared import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus
 from relprop.errors import InvalidInput
@@ -37,40 +40,43 @@ def epsilon(rule: Epsilon, f: Affine, relevance: Tensor) -> Result:
 def gamma(rule: Gamma, f: Affine, relevance: Tensor) -> Result:
     """LRP-γ: Montavon et al. 2019, Sec. 10.2.1; for inputs of any sign Andéol et al. 2021.
 
-    The branch is chosen by the sign of the true z_k; units with z_k = 0 hand nothing on.
+    The branch is chosen by the sign σ of the true z_k; units with z_k = 0 hand nothing on. The contributions of that sign are
+    ½ (z_kj + σ |z_kj|), so that z_kj + γ z_kj^σ is in proportion to z_kj + κ σ |x_j| |w_kj|, κ = γ / (2 + γ): one pass more each
+    way, whatever the signs of x and z.
     """
     if not rule.modified_bias:
         return _gamma_of_weights(rule, f, relevance)
-    g = rule.gamma
-    if _only_positive(rule, f, relevance):
+    if _only_positive(rule, f):
         return _gamma_of_positive(rule, f, relevance)
-    positive, negative = f.signs()
-    linear = f.output if f.bias is None else f.output - f.bias
-    plus = f.favoured_part(g, positive, negative, linear)
-    z = linear if rule.bias == "ignore" else f.output
-    up, down = z > 0, z < 0
-    inner = linear + g * torch.where(up, plus, linear - plus)
-    bias = None
-    if f.bias is not None and rule.bias != "ignore":
-        bias = f.bias + g * torch.where(up, f.bias.clamp(min=0), f.bias.clamp(max=0))
-        bias = torch.where(z == 0, 0.0, bias)
-        inner = inner + bias
-    quotient = divided(rule, f, relevance, torch.where(z == 0, 0.0, inner), sign=z)
-    if negative is None and f.weight is not None and not f.paired and g:
-        return settled(rule, f, relevance, quotient, bias, _by_branch(f, g, positive, quotient.s, up, down))
-    s_up, s_down = torch.where(up, quotient.s, 0.0), torch.where(down, quotient.s, 0.0)
-    shares = _favoured(f, g, positive, negative, s_up, True)
-    if not holds(f.x, lambda: ~s_down.any()):
-        shares = shares + _favoured(f, g, positive, negative, s_down, False)
-    return settled(rule, f, relevance, quotient, bias, shares)
+    kappa = rule.gamma / (2 + rule.gamma)
+    bias = None if rule.bias == "ignore" else f.bias
+    z = f.output if f.bias is None or bias is not None else f.output - f.bias
+    size = f.x if f.nonnegative else f.x.abs()
+    extent = f.apply(size, f.part("absolute"))
+    extent = extent if bias is None else extent + bias.abs()  # Σ_j |z_kj| + |b_k|
+    sign = z.sign()
+    # the denominators are those of the rule over 1 + γ/2, and so is the stabiliser
+    own = rule if rule.stabiliser == "relative" else replace(rule, epsilon=rule.epsilon * (1 - kappa))
+    quotient = divided(own, f, relevance, torch.addcmul(z, sign, extent, value=kappa), sign=z)
+    signed = quotient.s * sign
+    s = signed * sign  # 0 where z is
+    plain, absolute = f.transpose(s, f.weight), f.transpose(signed, f.part("absolute"))
+    if f.nonnegative:
+        shares = scaled(f.x, torch.add(plain, absolute, alpha=kappa), s)
+    else:
+        shares = torch.addcmul(f.x * plain, size, absolute, value=kappa)
+    if bias is None or rule.spreads or f.noted is not None:
+        every = None if bias is None else sign * (sign * bias + kappa * bias.abs())
+        return settled(rule, f, relevance, quotient, every, shares)
+    shares, absorbed = settled(rule, f, relevance, quotient, None, shares)
+    absorbed["bias"] = f.account_product(s, bias) + kappa * f.account_product(signed, bias.abs())
+    return shares, absorbed
 
 
-def _only_positive(rule: Gamma, f: Affine, relevance: Tensor) -> bool:
+def _only_positive(rule: Gamma, f: Affine) -> bool:
     """Whether x ≥ 0 and relevance arrives only where z > 0, as behind ReLU: one branch of the rule then does."""
     plain = f.nonnegative and f.weight is not None and rule.bias == "absorb"
-    if not (plain and rule.gamma and rule.epsilon and rule.stabiliser == "signed"):
-        return False
-    return holds(f.x, lambda: ~torch.where(f.output > 0, 0.0, relevance).any())
+    return bool(plain and f.rectified and rule.gamma and rule.epsilon and rule.stabiliser == "signed")
 
 
 def _gamma_of_positive(rule: Gamma, f: Affine, relevance: Tensor) -> Result:
@@ -83,30 +89,12 @@ def _gamma_of_positive(rule: Gamma, f: Affine, relevance: Tensor) -> Result:
     return settled(rule, f, relevance, quotient, bias, scaled(f.x, f.transpose(s, f.part(name)), s))
 
 
-def _favoured(f: Affine, g: float, positive: Tensor, negative: Tensor | None, s: Tensor, up: bool) -> Tensor:
-    """Σ_k (z_kj + γ z_kj^±) s_k: contributions of the favoured sign count 1 + γ times."""
-    shares = positive * f.favour_transpose(s, g, positive=up)
-    if negative is not None:
-        shares = shares + negative * f.favour_transpose(s, g, positive=not up)
-    return shares
-
-
-def _by_branch(f: Affine, g: float, positive: Tensor, s: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    """The shares of both branches for x ≥ 0 by two adjoints: w + γ w⁻ = (2 + γ) w − (w + γ w⁺)."""
-    signed = torch.where(up, s, torch.where(down, -s, 0.0))
-    shares = f.favour_transpose(signed, g, positive=True)
-    s_down = torch.where(down, s, 0.0)
-    if not holds(f.x, lambda: ~s_down.any()):
-        shares = torch.add(shares, f.transpose(s_down, f.weight), alpha=2 + g)
-    return scaled(positive, shares, s)
-
-
 def _gamma_of_weights(rule: Gamma, f: Affine, relevance: Tensor) -> Result:
     """captum's γ: weights w + γ w⁺ whatever the sign of x and z, the bias as it is."""
     bias = None if rule.bias == "ignore" else f.bias
     z = f.output if f.bias is None or bias is not None else f.output - f.bias
     quotient = divided(rule, f, relevance, z + rule.gamma * f.plus(f.x))
-    shares = f.x * f.favour_transpose(quotient.s, rule.gamma, positive=True)
+    shares = f.x * f.favour_transpose(quotient.s, rule.gamma)
     return settled(rule, f, relevance, quotient, bias, shares)
 
 
@@ -182,16 +170,17 @@ def _one_sided(
     offset = stabiliser if bias is None else bias + stabiliser
     d = part.add_(offset) if owned(part, f.x) else part + offset
     every = holds(f.x, lambda: ~((d.amin() if stabiliser > 0 else -d.amax()) <= abs(stabiliser)), cheap=True)
-    empty = None if every else d == stabiliser
-    present = relevance if empty is None else torch.where(empty, 0.0, relevance)
+    present, absent = relevance, None
+    if not every:  # some unit has no contribution
+        present = kept_where_positive(relevance, d if stabiliser > 0 else -d, abs(stabiliser))
+        absent = f.account(relevance - present)
     s = divided_in_place(present, d)
     quotient = Quotient(s, s.new_full((), stabiliser), None)
 
     def settle(shares: Tensor) -> Result:
         shares, absorbed = settled(rule, f, present, quotient, bias, shares)
-        if empty is not None:
-            reason = "no_positive_part" if stabiliser > 0 else "no_negative_part"
-            add(absorbed, reason, f.account(torch.where(empty, relevance, 0.0)))
+        if absent is not None:
+            add(absorbed, "no_positive_part" if stabiliser > 0 else "no_negative_part", absent)
         return shares, absorbed
 
     return s, settle
@@ -209,7 +198,7 @@ def _negative_part(
         doubt = torch.add(free, plus, alpha=1e-3)  # > 0 where less than a thousandth of the terms is left
         doubt = doubt if f.bias is None else doubt.add_(f.bias.abs(), alpha=1e-3)
         few = not traced() and bool(doubt.amax() <= 0)
-        return doubt.new_ones((), dtype=torch.bool) if few else ~((doubt > 0) & (relevance != 0)).any()
+        return doubt.new_ones((), dtype=torch.bool) if few else ~some(kept_where_positive(relevance, doubt))
 
     if holds(f.x, sure):
         return free

@@ -22,6 +22,7 @@ Linear = Callable[[Tensor, Tensor | None], Tensor]
 PARTS: dict[str, Callable[[Tensor], Tensor]] = {
     "positive": lambda w: w.clamp(min=0),
     "negative": lambda w: w.clamp(max=0),
+    "absolute": torch.abs,
     "square": torch.square,
     "ones": torch.ones_like,
     "both": lambda w: torch.cat([w.clamp(min=0), w.clamp(max=0)], 1),
@@ -100,6 +101,7 @@ def linear_map(
         paired=weight is not None and _pairs(step, x.value, weight.value),
         batch=step.batch,
         spare=step.spare and owned(output, x.value),
+        rectified=step.rectified and output is step.output,
     )
 
 
@@ -128,7 +130,7 @@ def one_for_all(
     def account(values: Tensor) -> Tensor:
         return step.account(values.expand(step.batch, *values.shape[1:]))
 
-    return replace(f, account=account)
+    return replace(f, account=account, rectified=step.rectified and output is step.output)
 
 
 def _pairs(step: Step, x: Tensor, weight: Tensor) -> bool:

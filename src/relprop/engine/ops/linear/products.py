@@ -175,7 +175,11 @@ def linear(step: Step, relevance: Tensor) -> Shares:
 
     def transpose(v: Tensor, w: Tensor | None) -> Tensor:
         assert w is not None
-        return v @ w if w.dim() == 2 else v.unsqueeze(-1) * w
+        if w.dim() != 2:
+            return v.unsqueeze(-1) * w
+        if v.dim() < 3 or v.is_contiguous():
+            return v @ w
+        return (v.reshape(-1, v.shape[-1]) @ w).view(*v.shape[:-1], -1)  # as one product: matmul would make one a row
 
     bias = step.arg(2, "bias")
     return two_factors(step, 0, 1, F.linear, relevance, None if bias is None else (2, bias), transpose)

@@ -53,6 +53,12 @@ class Convolution:
 
 def convolution_of(step: Step) -> Convolution:
     """The settings of a convolution, whatever its spelling."""
+    if "convolution" not in step.settings:
+        step.settings["convolution"] = _convolution_of(step)
+    return step.settings["convolution"]  # type: ignore[no-any-return]
+
+
+def _convolution_of(step: Step) -> Convolution:
     rank = step.args[1].dim() - 2
     zeros = [0] * rank
     if step.function is padded_convolution:
