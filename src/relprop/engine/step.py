@@ -52,7 +52,10 @@ def sum_per_sample(values: Tensor, layout: Layout | None, batch: int) -> Tensor:
     if dimension == 0 and size == batch * inner:
         return _blocked_sum(_as_in_memory(values, 1).reshape(batch, -1))
     split = (*values.shape[:dimension], size // (batch * inner), batch, inner, *values.shape[dimension + 1 :])
-    return _blocked_sum(values.reshape(split).movedim(dimension + 1, 0).reshape(batch, -1))
+    values = values.reshape(split)
+    if values.dim() > dimension + 3:  # what lies within one index first: the rest is small enough to be moved
+        values = values.sum(tuple(range(dimension + 3, values.dim())))
+    return _blocked_sum(values.movedim(dimension + 1, 0).reshape(batch, -1))
 
 
 def _blocked_sum(rows: Tensor) -> Tensor:
@@ -90,6 +93,13 @@ def rows_of(values: Tensor, layout: Layout | None, batch: int) -> Tensor | None:
     if batch == 1:
         return values.view(1, -1)
     return values.view(batch, -1) if layout == Layout(0, 1) and values.shape[0] == batch else None
+
+
+def all_finite(values: Tensor) -> Tensor:
+    """Whether no value is NaN or infinite, as a tensor of one; many times as fast as to ask each."""
+    if values.is_complex() or values.numel() == 0:
+        return torch.isfinite(values).all()
+    return torch.isfinite(values.amax()) & torch.isfinite(values.amin())
 
 
 @lru_cache

@@ -15,6 +15,7 @@ from relprop.engine.batch import batch_size
 from relprop.engine.frontends.onnx import is_onnx
 from relprop.engine.graph import Graph, Meta, Ref
 from relprop.engine.modules import check_module
+from relprop.engine.step import all_finite
 from relprop.errors import InvalidInput
 from relprop.text import Tokenised
 
@@ -101,7 +102,7 @@ def check_inputs(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> N
             )
         if tensor.is_meta:
             raise InvalidInput("inputs: on the device meta, without values\n  do: move them to a real device")
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if tensor.is_floating_point() and not bool(all_finite(tensor)):
             count = int((~torch.isfinite(tensor)).sum())
             raise InvalidInput(
                 f"inputs: {count} of {tensor.numel()} values are NaN or infinite\n"
@@ -120,7 +121,7 @@ def _weights(model: Any) -> Iterable[Tensor]:
 
 def check_finite(model: Any, output: Tensor) -> None:
     """Raise `InvalidInput` where the model's output has NaN or infinity."""
-    if not bool(torch.isfinite(output).all()):
+    if not bool(all_finite(output)):
         refuse_infinite_weights(model)
         raise InvalidInput(
             "model: its output is NaN or infinite for these inputs\n  do: check the scale of the inputs, or use float64"
@@ -131,7 +132,7 @@ def refuse_infinite_weights(model: Any) -> None:
     """Raise `InvalidInput` that names a weight with NaN or infinity."""
     if isinstance(model, torch.nn.Module):
         for path, weight in [*model.named_parameters(), *model.named_buffers()]:
-            if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
+            if weight.is_floating_point() and not bool(all_finite(weight)):
                 raise InvalidInput(
                     f"model: its weight {path!r} holds NaN or infinity\n  do: load or train the model again"
                 )

@@ -12,7 +12,7 @@ from relprop.engine.graph import Node, Ref, refs
 from relprop.engine.ops.norm import argument_named, first_part, named_arguments
 from relprop.engine.ops.table import Operation, rows
 from relprop.engine.rules import Attention, Pass, Product, Softmax
-from relprop.engine.rules.affine import add
+from relprop.engine.rules.affine import add, divided_in_place, taken
 from relprop.engine.step import Layout, Shares, Step
 
 MASKED = -3e4
@@ -34,7 +34,8 @@ def softmax(step: Step, relevance: Tensor) -> Shares:
         return Shares({0: relevance})
     if how == "constant":
         return Shares({}, {"constant": step.account(relevance)})
-    shares, bias = _taylor(x.to(relevance.dtype), step.output.to(relevance.dtype), relevance, dim)
+    x, s = x.to(relevance.dtype), step.output.to(relevance.dtype)
+    shares, bias = _taylor(torch.where((s == 0) | (x < MASKED), 0.0, x), s, relevance, dim)
     return Shares({0: shares}, {"softmax_bias": step.account(bias)})
 
 
@@ -42,9 +43,8 @@ def _taylor(x: Tensor, s: Tensor, relevance: Tensor, dim: int) -> tuple[Tensor, 
     """Shares of the logits x, and Σ_j R_j (1 − x_j + Σ_i s_i x_i) before it is summed (AttnLRP, Prop. 3.1).
 
     Masked entries (s = 0, or x below −30,000, which only a mask makes; of a row that is all masked s is not 0)
-    count as x = 0. The logits are taken as they are: the rule is not invariant to a shift of them.
+    count as x = 0, which the caller sees to. The logits are taken as they are: the rule is not invariant to a shift of them.
     """
-    x = torch.where((s == 0) | (x < MASKED), 0.0, x)
     total, first = relevance.sum(dim, keepdim=True), relevance * x
     weighted = s * x
     bias = total * (1 + weighted.sum(dim, keepdim=True)) - first.sum(dim, keepdim=True)
@@ -149,7 +149,7 @@ def attention(step: Step, relevance: Any) -> Shares:
     return Shares(placed, book)
 
 
-_BLOCK = 1 << 20
+_BLOCK = 1 << 19
 """Weights of attention (queries times keys, of all heads and samples) that are held at a time."""
 
 
@@ -172,12 +172,12 @@ def _walk_block(
     def enter(reason: str, values: Tensor) -> None:
         add(book, reason, step.account(values, index))
 
-    raw = h.query @ h.key.mT * h.scale
+    raw = (h.query * h.scale) @ h.key.mT
     logits = raw if h.added is None else raw + h.added
     logits = logits if h.hidden is None else logits.masked_fill(h.hidden, -torch.inf)
-    weights = torch.softmax(logits, -1).nan_to_num(
-        nan=0.0
-    )  # a query that may look at nothing: zero, as in torch
+    weights = torch.softmax(logits, -1)
+    if logits is not raw:
+        weights = weights.nan_to_num(nan=0.0)  # a query that may look at nothing: zero, as in torch
     varies = data["query"] or data["key"] or data["mask"]  # the weights depend on what is explained
     through = varies and not (rule.how in ("signal", "second") and data["value"])
     s = _quotient(r, weights @ h.value, rule.epsilon, enter)
@@ -186,14 +186,17 @@ def _walk_block(
     if data["value"]:
         shares["value"] = h.value * (weights.mT @ s) * to_value
     if through:
-        of_weights = weights * (s @ h.value.mT) * (1 - to_value)
+        of_weights = ((1 - to_value) * s @ h.value.mT).mul_(weights)
         how = _how(step)
         if how == "constant":
             enter("constant", of_weights)
         else:
             of_logits = of_weights
             if how == "taylor":
-                of_logits, bias = _taylor(logits, weights, of_weights, -1)
+                seen = logits
+                if logits is not raw:
+                    seen = logits.masked_fill((weights == 0) | (logits < MASKED), 0.0)
+                of_logits, bias = _taylor(seen, weights, of_weights, -1)
                 enter("softmax_bias", bias)
             if h.added is not None:
                 of_logits, of_mask = _without_mask(of_logits, raw, h.added, weights, rule.epsilon, enter)
@@ -220,14 +223,13 @@ def _is_data(step: Step, position: int, name: str) -> bool:
 
 def _quotient(relevance: Tensor, z: Tensor, epsilon: float, enter: Any) -> Tensor:
     """R / (z + ε s(z)); what the stabiliser takes, and R where there is nothing to divide by, are entered."""
-    stabiliser = torch.copysign(z.new_full((), epsilon), z)
-    d = z + stabiliser
     if epsilon:
-        s = relevance / d
-        enter("stabilizer", s * stabiliser)
+        stabiliser = torch.copysign(z.new_full((), epsilon), z)
+        s = divided_in_place(relevance, z + stabiliser)
+        enter("stabilizer", taken(s, stabiliser))
         return s
-    enter("undistributed", torch.where(d == 0, relevance, 0.0))
-    return torch.where(d == 0, 0.0, relevance / d)
+    enter("undistributed", torch.where(z == 0, relevance, 0.0))
+    return torch.where(z == 0, 0.0, relevance / z)
 
 
 def _without_mask(
@@ -255,12 +257,12 @@ def _share_products(
     if not (data["query"] or data["key"]):
         enter("constant", relevance)
         return
-    s = _quotient(relevance, raw, rule.epsilon, enter) * h.scale
+    s = _quotient(relevance, raw, rule.epsilon, enter)
     to_query = _half(data["query"], data["key"], rule.how, first=True)
     if to_query:
-        shares["query"] = h.query * (s @ h.key) * to_query
+        shares["query"] = (h.query * (s @ h.key)).mul_(h.scale * to_query)
     if to_query < 1:
-        shares["key"] = h.key * (s.mT @ h.query) * (1 - to_query)
+        shares["key"] = (h.key * (s.mT @ h.query)).mul_(h.scale * (1 - to_query))
 
 
 def _half(data: bool, other: bool, how: str, first: bool) -> float:

@@ -46,9 +46,11 @@ def record(
                 assert function is not None
                 function = _AS_FAST.get(function, function)
 
-                remembers = program.operations[node.name].remembers if node.name in program.rules else None
+                row = program.operations.get(node.name)
+                remembers = None if row is None else row.remembers
+                instead = remembers if row is None or remembers is not None else row.computes
 
-                def run(node: Node = node, function: Callable[..., Any] = remembers or function) -> Any:
+                def run(node: Node = node, function: Callable[..., Any] = instead or function) -> Any:
                     return function(*replace_refs(node.args, value), **replace_refs(node.kwargs, value))
 
                 if facts.lasts(node.name):

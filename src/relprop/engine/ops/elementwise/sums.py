@@ -13,7 +13,7 @@ from relprop.engine.ops.elementwise.signs import both_known
 from relprop.engine.ops.table import Operation, rows
 from relprop.engine.rules import Addition, Epsilon, LinearRule
 from relprop.engine.rules.affine import add, divided_by_blocks, divided_in_place, owned, taken
-from relprop.engine.step import Shares, Step, rows_of
+from relprop.engine.step import Shares, Step, all_finite, rows_of
 
 
 def sum_to(values: Tensor, like: Any) -> Tensor:
@@ -87,7 +87,8 @@ def share_sum(
     if all(data) and rule.how == "equal":
         return [relevance / len(terms) for _ in terms], {}
     masked = any(
-        not own and not step.is_parameter(position) for (_, position), own in zip(terms, data, strict=True)
+        isinstance(value, Tensor) and not own and not step.is_parameter(position)
+        for (value, position), own in zip(terms, data, strict=True)
     )
     values = [
         value if own and not masked else _without_mask(value)
@@ -165,7 +166,7 @@ def stabilised(
 def _without_mask(value: Any) -> Any:
     """A constant summand without its infinite entries: they hide the others' values and are no part of a
     sum."""
-    if not isinstance(value, Tensor) or holds(value, lambda: torch.isfinite(value).all(), cheap=True):
+    if not isinstance(value, Tensor) or holds(value, lambda: all_finite(value), cheap=True):
         return value
     return torch.where(torch.isfinite(value), value, 0.0)
 

@@ -170,6 +170,12 @@ def two_factors(
     return Shares(found, rest.absorbed)
 
 
+def in_one(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+    """x Wᵀ + b as one product of matrices, also of an x that takes steps before samples: torch makes one for each step of it
+    where no gradient is asked for, at several times the cost."""
+    return F.linear(x.contiguous() if x.dim() > 2 else x, w, b)
+
+
 def linear(step: Step, relevance: Tensor) -> Shares:
     """y = x Wᵀ + b."""
 
@@ -177,17 +183,28 @@ def linear(step: Step, relevance: Tensor) -> Shares:
         assert w is not None
         if w.dim() != 2:
             return v.unsqueeze(-1) * w
-        if v.dim() < 3 or v.is_contiguous():
-            return v @ w
-        return (v.reshape(-1, v.shape[-1]) @ w).view(*v.shape[:-1], -1)  # as one product: matmul would make one a row
+        return v.contiguous() @ w
 
     bias = step.arg(2, "bias")
-    return two_factors(step, 0, 1, F.linear, relevance, None if bias is None else (2, bias), transpose)
+    return two_factors(step, 0, 1, in_one, relevance, None if bias is None else (2, bias), transpose)
 
 
 def product(step: Step, relevance: Tensor) -> Shares:
     """Matrix products A·B, of any number of dimensions."""
-    return two_factors(step, 0, 1, torch.matmul, relevance)
+    return two_factors(step, 0, 1, torch.matmul, relevance, transpose=_by_matrix(step, 1))
+
+
+def _by_matrix(step: Step, position: int, alpha: float = 1.0) -> Linear | None:
+    """The adjoint of x ↦ α x·W for the one matrix W at a position; None where that holds several, or x is a vector."""
+    if step.args[position].dim() != 2 or step.args[position - 1].dim() < 2:
+        return None
+
+    def transpose(v: Tensor, w: Tensor | None) -> Tensor:
+        assert w is not None
+        shares = v.contiguous() @ w.mT
+        return shares if alpha == 1 else shares * alpha
+
+    return transpose
 
 
 def product_with_bias(step: Step, relevance: Tensor) -> Shares:
@@ -195,9 +212,10 @@ def product_with_bias(step: Step, relevance: Tensor) -> Shares:
     beta, alpha = float(step.arg(3, "beta", 1)), float(step.arg(4, "alpha", 1))
 
     def operator(a: Tensor, b: Tensor) -> Tensor:
-        return torch.matmul(a, b) * alpha
+        return torch.matmul(a, b) if alpha == 1 else torch.matmul(a, b) * alpha
 
-    return two_factors(step, 1, 2, operator, relevance, (0, step.args[0] * beta))
+    bias = step.args[0] if beta == 1 else step.args[0] * beta
+    return two_factors(step, 1, 2, operator, relevance, (0, bias), _by_matrix(step, 2, alpha))
 
 
 def einsum(step: Step, relevance: Tensor) -> Shares:
@@ -264,7 +282,7 @@ def _hidden_indices(node: Node) -> str | None:
     return None
 
 
-rows("linear", Operation("linear", linear, "both", Epsilon(), BILINEAR_RULES))
+rows("linear", Operation("linear", linear, "both", Epsilon(), BILINEAR_RULES, computes=in_one))
 rows("matmul mm bmm mv", Operation("linear", product, "both", Epsilon(), BILINEAR_RULES))
 rows("addmm baddbmm", Operation("linear", product_with_bias, "both", Epsilon(), BILINEAR_RULES))
 rows("einsum", Operation("linear", einsum, "both", Epsilon(), BILINEAR_RULES, refuses=_hidden_indices))
