@@ -33,7 +33,7 @@ class Program:
         frozenset()
     )  # relevance that starts at the outputs is 0 where these are not positive
     printed: Mapping[str, str] = field(default_factory=dict)  # the rules as accounts print them
-    operations: Mapping[str, Operation] = field(default_factory=dict)  # the rows of the nodes with rules
+    operations: Mapping[str, Operation] = field(default_factory=dict)  # the rows of the table
     settings: Mapping[str, dict[str, Any]] = field(
         default_factory=dict
     )  # what they work out once of their node alone
@@ -68,7 +68,7 @@ def prepare(graph: Graph, facts: Facts, plan: Plan, keep: Iterable[Ref] = ()) ->
         _activated(graph),
         rectified(graph, rules),
         {row.name: str(row.rule) for row in plan},
-        {node.name: OPS[node.operation] for node in graph.nodes if node.name in rules},
+        {node.name: OPS[node.operation] for node in graph.nodes if node.operation in OPS},
         {name: {} for name in rules},
     )
 

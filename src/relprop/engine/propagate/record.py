@@ -44,10 +44,9 @@ def record(
             if node.kind == "call":
                 function = node.function
                 assert function is not None
-                function = _AS_FAST.get(function, function)
 
                 row = program.operations.get(node.name)
-                remembers = None if row is None else row.remembers
+                remembers = row.remembers if row is not None and node.name in program.rules else None
                 instead = remembers if row is None or remembers is not None else row.computes
 
                 def run(node: Node = node, function: Callable[..., Any] = instead or function) -> Any:
@@ -65,19 +64,6 @@ def record(
             for name in dead.get(node.name, ()):
                 del values[name]
     return values
-
-
-def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """`aten.linear` as one product of two matrices, as torch computes it while weights are learnt. Of weights that are not,
-    and an input that is a transposed view (`nn.MultiheadAttention` makes one), it makes a product for each position."""
-    if x.dim() < 3 or weight.dim() != 2 or x.is_contiguous():
-        return torch.nn.functional.linear(x, weight, bias)
-    flat = torch.nn.functional.linear(x.reshape(-1, x.shape[-1]), weight, bias)
-    return flat.view(*x.shape[:-1], weight.shape[0])
-
-
-_AS_FAST: dict[Any, Callable[..., Any]] = {torch.ops.aten.linear.default: _linear}
-"""Operations that torch computes in a slower way here than in the model, with what computes the same as fast."""
 
 
 def _cast(device: str, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
