@@ -72,6 +72,23 @@ def test_targets_that_share_one_sample_are_explained_as_if_alone(rules: str) -> 
             assert torch.allclose(found.audit.absorbed[reason], amount, rtol=0, atol=1e-12)
 
 
+def test_as_many_targets_are_walked_together_as_the_memory_of_values_suggests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    together = importlib.import_module("relprop.explain.together")
+    batches: list[int] = []
+    monkeypatch.setattr(
+        together, "walk", lambda *given, own=together.walk, **options: batches.append(given[4]) or own(*given, **options)
+    )  # fmt: skip
+    explainer = relprop.Explainer(residual(), "epsilon")
+    expected = explainer.explain_targets(example(), [0, 1, 2, 3, 4])
+    monkeypatch.setattr(together, "LARGEST", 3 * together._largest(explainer.program((example(),), {})[0]))
+    found = explainer.explain_targets(example(), [0, 1, 2, 3, 4])
+    assert batches == [5, 3, 2]
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one.relevance, other.relevance, rtol=0, atol=1e-12)
+
+
 def test_values_of_one_sample_are_not_copied_for_its_targets(monkeypatch: pytest.MonkeyPatch) -> None:
     repeated = importlib.import_module("relprop.explain.repeated")
     made: list[Tensor] = []
@@ -284,6 +301,49 @@ def test_off_the_cpu_nothing_on_the_way_reads_a_value(
     (ref,) = captured.graph.outputs()
     way = walk(program, values, {ref: values[ref.name].clone()}, store, 2)
     assert all(relevance.is_meta for relevance in way.inputs.values()) and way.entries
+
+
+WAITS = ("aten._local_scalar_dense", "aten.equal", "aten.nonzero", "aten.masked_select", "aten._unique2")
+"""Operations that bring a value to the processor: on a GPU each waits for all that has been asked of it."""
+
+CASES = [("convolutions", preset) for preset in relprop.presets()]
+CASES += [("attention", preset) for preset in ("epsilon", "auto", "attn_lrp", "cp_lrp", "lrp_half")]
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, tuple[nn.Module, Tensor]]:
+    """Each with an input within the bounds of ImageNet's pixels."""
+    return {
+        "convolutions": (residual(), example(2) / 4),
+        "attention": (Attending().eval(), torch.randn(2, 5, 16)),
+    }
+
+
+@pytest.mark.parametrize(("name", "rules"), CASES, ids="-".join)
+def test_a_call_off_the_cpu_waits_a_few_times_and_its_walk_never(
+    models: dict[str, tuple[nn.Module, Tensor]], monkeypatch: pytest.MonkeyPatch, name: str, rules: str
+) -> None:
+    """zᴮ looks at the input's bounds once. Before the walk inputs, weights and output are looked at, after it the audit."""
+    for module in ("rules.linear", "ops.elementwise.sums"):  # they look as they do where a look is not free
+        monkeypatch.setattr(
+            importlib.import_module(f"relprop.engine.{module}"),
+            "holds",
+            lambda of, condition, cheap=False, demanded=False: demanded and bool(condition()),
+        )
+    model, x = models[name]
+    explainer = relprop.Explainer(model, rules)
+    explainer(x, 1)
+    with Names() as whole:
+        explainer(x, 1)
+    captured, program = explainer.program((x,), {})
+    values = record(program, leaves_of(model, captured.graph, (x,), {}), captured.store)
+    (ref,) = captured.graph.outputs()
+    with Names() as walked:
+        walk(program, values, {ref: values[ref.name].clone()}, captured.store, 2)
+    boxes = sum("ZBox" in printed for printed in program.printed.values())
+    assert boxes == rules.endswith("gamma_box")
+    assert sum(one.startswith(WAITS) for one in walked.names) == boxes
+    assert sum(one.startswith(WAITS) for one in whole.names) <= 6 + boxes
 
 
 def test_the_page_of_benchmarks_shows_the_figures_that_were_measured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from relprop.engine.graph import Ref
 from relprop.engine.propagate import Mask, Walk, walk
 from relprop.engine.step import Layout
 from relprop.explain.batches import fitting
+from relprop.explain.captured import Captured
 from relprop.explain.explainer import Explainer, Part
 from relprop.explain.places import shape_of
 from relprop.explain.repeated import repeated, times
@@ -26,6 +27,10 @@ SAMPLES = {"cpu": 8, "cuda": 64}
 
 SHARED = {"cpu": 16, "cuda": 64}
 """The same for walks of one sample, which share its values."""
+
+LARGEST = 24 * 2**20
+"""How many bytes the largest value of such walks may take on a CPU: the C library's allocator gives blocks of 32 MB and more back
+at once and fetches them anew, page by page, which costs more than what is computed in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,9 @@ def walks(
     alone = any(mask.alone for one in wanted for mask in one.masks.values())
     few = SHARED if passed.batch == 1 else SAMPLES
     at_once = 1 if alone else max(1, few.get(_device(passed), 1) // passed.batch)
+    if passed.batch == 1 and at_once > 1 and _device(passed) == "cpu":
+        at_once = max(2, min(at_once, LARGEST // _largest(part[0])))
+    at_once = -(-len(wanted) // -(-len(wanted) // at_once))  # as many in every round
     position = 0 if trunk is None else trunk.position
     for chosen, values in rounds(explainer, part, passed, len(wanted), at_once, position):
         some = [wanted[i] for i in chosen]
@@ -61,6 +69,14 @@ def walks(
 
 def _device(passed: Forward) -> str:
     return next(v.device.type for v in passed.values.values() if isinstance(v, Tensor))
+
+
+def _largest(captured: Captured) -> int:
+    """The bytes of the largest value of one sample."""
+    metas = (
+        meta for node in captured.graph.nodes if node.kind == "call" for meta in node.metas if meta.batch
+    )
+    return max((meta.numel // 2 * meta.dtype.itemsize for meta in metas), default=1) or 1
 
 
 def rounds(
