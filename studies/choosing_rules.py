@@ -73,6 +73,7 @@ CONVOLUTIONAL: dict[str, Any] = {
     **{f"lrp:{name}": f"lrp:{name}" for name in (
         "auto", "epsilon", "epsilon_plus", "epsilon_plus_flat", "epsilon_alpha2_beta1", "epsilon_alpha2_beta1_flat", "deep_taylor",
     )},
+    "γ 0.05": mixed(Gamma(0.05), Gamma(0.05)),
     "γ 0.25": mixed(Gamma(0.25), Gamma(0.25)),
     "γ 0.25, ε dense": mixed(Gamma(0.25), Epsilon(1e-6)),
     "γ 0.1, flat first": mixed(Gamma(0.1), Gamma(0.1), first=Flat()),
@@ -93,6 +94,9 @@ TRANSFORMING: dict[str, Any] = {
     "γ 0.25 in the first, ε": mixed(Epsilon(1e-6), Epsilon(1e-6), first=Gamma(0.25)),
     "ε 0.25 rms": whole(relative(0.25), ("norm", Epsilon(1e-6))),
     "ε 0.05 rms": whole(relative(0.05), ("norm", Epsilon(1e-6))),
+    "ε 0.02 rms in weighted": mixed(relative(0.02), relative(0.02)),
+    "γ 0.1, ε 0.05 rms in linear": mixed(Gamma(0.1), relative(0.05)),
+    "γ 0.1 with 0.05 rms": mixed(*[Gamma(0.1, epsilon=0.05, stabiliser="relative")] * 2),
 }
 RECURRING: dict[str, Any] = {
     **{f"lrp:{name}": f"lrp:{name}" for name in ("auto", "epsilon", "lrp_all", "lrp_half")},
@@ -102,6 +106,7 @@ RECURRING: dict[str, Any] = {
 WORDS: dict[str, Any] = {
     **{f"lrp:{name}": f"lrp:{name}" for name in ("auto", "epsilon", "epsilon_plus", "epsilon_alpha2_beta1")},
     "γ 0.02": mixed(Gamma(0.02), Gamma(0.02)),
+    "γ 0.05": mixed(Gamma(0.05), Gamma(0.05)),
     "γ 0.25": mixed(Gamma(0.25), Gamma(0.25)),
     "ε 0.25 rms": whole(relative(0.25)),
     "α1.5β0.5": mixed(AlphaBeta(1.5, 0.5), Epsilon(1e-6)),
@@ -182,6 +187,12 @@ PHOTOGRAPHED = {
 }
 """The methods on photographs, where each row costs: samplers with fewer steps, occlusion left out."""
 
+BLACK = {
+    f"{name}, reference −1": {"method": name, "baseline": -1.0}
+    for name in ("deeplift", "integrated_gradients")
+}
+"""Methods whose reference is black, and not the mean of the noise that replaces patches."""
+
 NOISE = {"replacement": "uniform", "score": "logit"}
 FAMILIES: dict[str, Family] = {
     "lenet": Family(
@@ -189,11 +200,11 @@ FAMILIES: dict[str, Family] = {
         ("conv4", "conv3", "conv2", "conv1"), peers=PEERS | PACKAGES,
     ),
     "photographs": Family(
-        networks.photographs, CONVOLUTIONAL, PHOTOGRAPHED, {"regions": 14, "steps": 8, "size": 5, "draws": 1, "rows": 8, **NOISE},
+        networks.photographs, CONVOLUTIONAL, PHOTOGRAPHED, {"regions": 14, "steps": 8, "size": 5, "draws": 1, **NOISE},
         ("_fc", "_conv_head", "_blocks.15._project_conv", "_blocks.8._depthwise_conv", "_conv_stem"), 4, 4, PEERS | FINITE,
     ),
     "vit": Family(
-        networks.vit, TRANSFORMING, named(METHODS), {"regions": 4, "steps": 12, "size": 4, "draws": 2, **NOISE},
+        networks.vit, TRANSFORMING, named(METHODS) | BLACK, {"regions": 4, "steps": 12, "size": 4, "draws": 2, **NOISE},
         ("head", "blocks.3.mlp.fc2", "blocks.1.attn.qkv", "patch_embed.proj"), peers={"LXT": "lrp:attn_lrp"} | PACKAGES,
     ),
     "lstm": Family(networks.lstm, RECURRING, named(METHODS), {"replacement": 0, "size": 1, "steps": 10}, ("out", "lstm"), batch=32),

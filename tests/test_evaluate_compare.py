@@ -136,6 +136,16 @@ def test_samples_undefined_for_one_method_are_dropped_for_all() -> None:
     assert not np.isnan(found.values["aopc_morf"][:, 1]).any()
 
 
+def test_differences_are_of_the_same_samples_as_the_means() -> None:
+    values = np.array([[1.0, 5.0, np.nan], [2.0, 1.0, 0.0], [3.0, 2.5, 1.0]])
+    found = ev.Comparison(("a", "b", "c"), ("aopc_morf",), {"aopc_morf": values}, {}, (), {}, {})
+    best, *others = found.rows("aopc_morf")
+    assert best.method == "a" and best.used == 2
+    for row in others:
+        assert row.behind is not None and row.behind.used == 2
+        assert row.behind.mean == pytest.approx(row.mean - best.mean)
+
+
 class Zeroed(nn.Linear):
     """A layer whose random weights are all 0: what it explains is a constant map."""
 

@@ -32,7 +32,7 @@ class Row:
         mean, low, high: over the samples that are defined for every method, with a bootstrap interval of 95 %.
         used, total: samples that are defined for every method, and all of them.
         tier: 1 the best; methods in one tier are not told apart by these samples.
-        behind: the paired difference to the best method (0 for itself), and `p` its Wilcoxon test, Holm-corrected over all pairs.
+        behind: the paired difference to the best method over the same samples (0 for itself), and `p` its Wilcoxon test, Holm-corrected over all pairs.
         above_random: the mean difference to the method "random"; NaN where it was not compared.
         needed: samples that would show the difference to the best with 80 % power; NaN for the best itself.
     """
@@ -86,10 +86,10 @@ class Comparison:
         if direction != "describes" and len(kept):
             order = [int(i) for i in np.argsort(-means if up else means, kind="stable")]
         best = order[0]
-        against = {i: statistics.difference(values[:, i], values[:, best]) for i in order if i != best}
+        against = {i: statistics.difference(kept[:, i], kept[:, best]) for i in order if i != best}
         pairs = [(i, j) for i in range(len(means)) for j in range(i + 1, len(means))]
         corrected = statistics.holm(
-            [statistics.difference(values[:, i], values[:, j], 2).wilcoxon for i, j in pairs]
+            [statistics.difference(kept[:, i], kept[:, j], 2).wilcoxon for i, j in pairs]
         )
         p = dict(zip(pairs, corrected, strict=True))
         chance = means[self.methods.index("random")] if "random" in self.methods else math.nan
