@@ -144,9 +144,9 @@ def test_rows_at_a_time_do_not_matter() -> None:
 class Seen(nn.Module):
     """A convolution and a linear layer that keeps the strides and the number of the rows it is given."""
 
-    def __init__(self, viewed: bool) -> None:
+    def __init__(self, viewed: bool, channels: int) -> None:
         super().__init__()
-        self.convolution, self.out = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * 64, 3)
+        self.convolution, self.out = nn.Conv2d(channels, 4, 3, padding=1), nn.Linear(4 * 64, 3)
         self.viewed, self.rows = viewed, []
 
     def forward(self, x: Tensor) -> Tensor:
@@ -155,12 +155,13 @@ class Seen(nn.Module):
         return self.out(hidden.view(len(x), -1) if self.viewed else hidden.flatten(1))
 
 
-def test_photographs_run_channels_last_unless_the_model_refuses() -> None:
-    x, relevance = torch.rand(2, 3, 8, 8), torch.randn(2, 3, 8, 8)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_run_channels_last_unless_the_model_refuses(channels: int) -> None:
+    x, relevance = torch.rand(2, channels, 8, 8), torch.randn(2, channels, 8, 8)
     found = {}
     for viewed, last in ((False, True), (True, False)):
         torch.manual_seed(0)
-        model = Seen(viewed).eval()
+        model = Seen(viewed, channels).eval()
         found[viewed] = ev.perturb(model, x, relevance, size=1, draws=1).scores
         assert (model.rows[-1][1][1] == 1) is last
     torch.testing.assert_close(found[False], found[True], rtol=1e-5, atol=1e-5)

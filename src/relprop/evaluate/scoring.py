@@ -89,10 +89,17 @@ def called(scorer: Scorer, values: Tensor, samples: Tensor) -> Any:
     for index in scorer.batched:
         own = values if index == scorer.at else leaves[index].index_select(0, samples)
         last = index == scorer.at and scorer.format == torch.channels_last
-        leaves[index] = own.contiguous(memory_format=scorer.format) if last else own
+        leaves[index] = _channels_last(own) if last else own
     args, kwargs = pytree.tree_unflatten(leaves, scorer.spec)
     with torch.inference_mode():
         return scorer.call(*args, **kwargs)
+
+
+def _channels_last(values: Tensor) -> Tensor:
+    """Images with their channels last in memory; a single channel is only said to be last, which layers behind it go by."""
+    if values.shape[1] > 1:
+        return values.contiguous(memory_format=torch.channels_last)
+    return values[:, 0].contiguous().unsqueeze(-1).movedim(-1, 1)
 
 
 def measured(kind: str, output: Any, weights: Tensor | None, target: Any) -> Tensor:
@@ -214,7 +221,7 @@ def format_for(scorer: Scorer, output: Any) -> torch.memory_format:
     """
     x, last = scorer.inputs, torch.channels_last
     fast = x.device.type == "cpu" and x.dtype == torch.float32
-    if not fast or x.dim() != 4 or x.shape[1] == 1 or 1 in x.shape[2:]:
+    if not fast or x.dim() != 4 or 1 in x.shape[2:]:
         return torch.contiguous_format
     try:
         found = called(replace(scorer, format=last), x[:1], torch.zeros(1, dtype=torch.long))
