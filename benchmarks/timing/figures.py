@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import statistics
 import subprocess
@@ -127,6 +128,7 @@ def capture(of: Subject, given: Settings) -> Iterator[Figure]:
             "gradient": of.gradient,
         }
         for name, call in calls.items():
+            gc.collect()  # not in the middle of an export
             took = seconds(call, given.device)
             if number:  # but for what is imported on first use
                 times[name].append(took)

@@ -104,7 +104,7 @@ def profile(data: Data) -> str:
             own = _find(data, f"kernels, {preset}", model)
             if own is not None:
                 target, needs = figure["target"], own["detail"]["arithmetic"]
-                arithmetic = f"**{needs:.2f}**" if needs > target else f"{needs:.2f}"
+                arithmetic = f"**{needs:.2f}**" if round(needs, 2) > target else f"{needs:.2f}"
                 rows.append(
                     [f"`{preset}`", f"{target:g}", f"{figure['figure']:.2f}", arithmetic, *_kernels(own)]
                 )

@@ -6,6 +6,7 @@ import os
 import statistics
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +68,7 @@ class Profile:
     """Of one call: seconds of its kernels by operation, how many there are, those of the whole call on the wall, and its
     floating point operations in products and convolutions."""
 
-    times: dict[str, float]
+    times: Mapping[str, float]
     kernels: int
     wall: float
     operations: int
@@ -92,14 +93,13 @@ class Profile:
 
 
 def profiles(calls: dict[str, Call], rounds: int, device: str = "cpu") -> dict[str, Profile]:
-    """The profile of each call: medians over rounds, each of which takes the time of every call without a profiler and then
-    the times of its kernels with it."""
+    """The profile of each call: its time on the wall without a profiler, the median over rounds that take every call once, and
+    the times of its kernels in one call with it, which takes the profiler several times as long to read as to run."""
     counted = {}
     for name, call in calls.items():
         call()
         counted[name] = operations(call)
     walls: dict[str, list[float]] = {name: [] for name in calls}
-    found: dict[str, list[tuple[Counter[str], int]]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
             wait(device)
@@ -107,15 +107,9 @@ def profiles(calls: dict[str, Call], rounds: int, device: str = "cpu") -> dict[s
             call()
             wait(device)
             walls[name].append(time.perf_counter() - start)
-            found[name].append(kernels(call, device))
     return {
-        name: Profile(
-            {one: statistics.median(times[one] for times, _ in found[name]) for one in found[name][0][0]},
-            found[name][0][1],
-            statistics.median(walls[name]),
-            counted[name],
-        )
-        for name in calls
+        name: Profile(*kernels(call, device), statistics.median(walls[name]), counted[name])
+        for name, call in calls.items()
     }
 
 
