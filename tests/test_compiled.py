@@ -145,16 +145,22 @@ def test_the_account_of_a_compiled_walk_can_fail(monkeypatch: pytest.MonkeyPatch
         explainer(images(1))
 
 
-def test_changed_weights_are_noticed(walks: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("rules", "made"), [("epsilon", ["ran", "ran"]), ("epsilon_plus", ["walked", "ran"])]
+)
+def test_changed_weights_are_noticed(rules: str, made: list[str], walks: list[str]) -> None:
+    """Where something is derived from them one walk is made operation by operation, and none is traced anew."""
     model, x = small(), images(1)
-    explainer = relprop.Explainer(model, "epsilon_plus", compile="eager")
-    explainer(x, 0)
+    explainer = relprop.Explainer(model, rules, compile="eager")
+    before = explainer(x, 0)
     with torch.no_grad():
         for weight in model.parameters():
-            weight.add_(0.1)
+            weight.data.add_(0.1)
     for _ in range(2):
-        assert_same(explainer(x, 0), relprop.explain(model, x, 0, "epsilon_plus"))
-    assert walks == ["walked", "traced", "walked", "ran"]
+        found = explainer(x, 0)
+        assert_same(found, relprop.explain(model, x, 0, rules))
+    assert not torch.allclose(found.relevance, before.relevance)
+    assert walks == ["walked", "traced", *made]
 
 
 def test_inputs_of_other_shapes_are_traced_by_themselves(walks: list[str]) -> None:
