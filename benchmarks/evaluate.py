@@ -3,7 +3,8 @@
     python benchmarks/evaluate.py [--rounds 5] [--photographs FOLDER] [--json FILE]
 
 A small CNN (the digits' network) on images of 28 × 28, one thread, this process's own CPU time; a figure is the median of the
-ratios within rounds in which all take turns. Floor: the rows of the protocol through the model and nothing else, in batches of 64. Quantus
+ratios within rounds in which all take turns. Floor: the rows of the protocol, as
+the data gives them, through the model and nothing else, in batches of 64. Quantus
 (`pip install 'relprop[quantus]'`) takes part where it is installed. With a folder of photographs, the curve of one and `samek2017`
 on the first four, stated and run, on EfficientNet-Lite0. The exit status is 1 where a target is missed.
 """
