@@ -250,6 +250,8 @@ def clrp(explainer: Explainer, part: Part) -> list[Explanation]:
 
 def precision_of(captured: Captured) -> torch.dtype:
     """The coarsest real type among the values that carry relevance."""
+    if captured.precision is not None:
+        return captured.precision
     order = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
     found = {
         meta.dtype
@@ -257,7 +259,8 @@ def precision_of(captured: Captured) -> torch.dtype:
         for meta in node.metas
         if Ref(node.name) in captured.facts.data and meta.dtype in order
     }
-    return min(found, key=order.index, default=torch.float32)
+    captured.precision = min(found, key=order.index, default=torch.float32)
+    return captured.precision
 
 
 def relevance_of(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -178,8 +178,24 @@ def unwrapped(model: Any) -> Any:
             return model
 
 
+def every_module(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """The module and all that are in it, each once, in no promised order; without the cost of their paths."""
+    waiting, seen = [model], {model}
+    while waiting:
+        module = waiting.pop()
+        yield module
+        inside = {child for child in module._modules.values() if child is not None} - seen
+        seen |= inside
+        waiting += inside
+
+
 def check_module(model: torch.nn.Module) -> None:
     """Raise `InvalidInput` for a module that has no values to explain, or whose code is not Python's."""
+    tensors = (
+        t for module in every_module(model) for t in (*module._parameters.values(), *module._buffers.values())
+    )
+    if not any(t is not None and (t.is_meta or is_lazy(t)) for t in tensors):
+        return
     for path, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):
             raise InvalidInput(

@@ -43,6 +43,7 @@ class Captured:
     facts: Facts
     store: Weights = field(default_factory=Weights)
     programs: dict[Any, Program] = field(default_factory=dict)
+    precision: torch.dtype | None = None  # the coarsest that carries relevance, once it is known
     compiled: dict[int, CompiledWalks] = field(default_factory=dict)  # by the identity of their program
     lock: threading.RLock = field(default_factory=threading.RLock)
     checked: bool = False

@@ -277,9 +277,10 @@ class Explainer:
             size = 1
         elif self.batch_size is None:
             size = min(batch, fitting(captured.graph, (args, kwargs)))
+        states = states_of(self.model) if size < batch else frozenset()
         for start in range(0, batch, size):
             part_args, part_kwargs = slice_batch(
-                (args, kwargs), batch, start, min(start + size, batch), states_of(self.model)
+                (args, kwargs), batch, start, min(start + size, batch), states
             )
             part_targets = [
                 slice_target(target, batch, start, min(start + size, batch), rank_of(captured.graph))

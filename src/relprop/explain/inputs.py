@@ -14,7 +14,7 @@ from relprop.engine import capture as capturing
 from relprop.engine.batch import batch_size
 from relprop.engine.frontends.onnx import is_onnx
 from relprop.engine.graph import Graph, Meta, Ref
-from relprop.engine.modules import check_module
+from relprop.engine.modules import check_module, every_module
 from relprop.engine.step import all_finite
 from relprop.errors import InvalidInput
 from relprop.text import Tokenised
@@ -71,6 +71,8 @@ def check_model(model: Any) -> None:
         )
     if isinstance(model, torch.nn.Module):
         check_module(model)
+        if not any(module.training for module in every_module(model)):
+            return
         for path, module in model.named_modules():
             if module.training:
                 where = f"its module {path!r} is" if path else "it is"
