@@ -358,7 +358,7 @@ def test_the_page_of_benchmarks_shows_the_figures_that_were_measured(monkeypatch
 
 def test_a_profile_knows_kernels_by_kind_and_counts_their_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    profile = importlib.import_module("timing.profile")
+    profile = importlib.import_module("timing.kernels")
     names = [name for group in profile.GROUPS.values() for name in group]
     assert len(names) == len(set(names))
     a, b = torch.randn(8, 16), torch.randn(16, 4)
@@ -381,3 +381,10 @@ def test_no_gross_regression_of_speed() -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_peak_of_a_call_is_measured_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    peak = importlib.import_module("timing.memory").peak
+    found = peak("chain", "gradient", size=32, length=2)
+    assert found["peak"] >= found["before"] > 0

@@ -153,9 +153,7 @@ class Step:
     cached: Callable[
         [Ref, str, Callable[[], Any]], Any
     ]  # something derived from a value, kept with the weights
-    settings: dict[str, Any] = field(
-        default_factory=dict
-    )  # kept from call to call: what hangs on the node alone
+    settings: dict[str, Any] = field(default_factory=dict)  # of the node alone, kept from call to call
     memory: Any = None  # what `Operation.remembers` kept of the forward pass
     journal: Journal | None = None  # asks for the relevance of weights
     activated: Callable[[Ref], bool] = lambda ref: False  # the output of an activation, rearranged at most

@@ -22,7 +22,8 @@ class Affine:
     """A linear operation as its rule sees it: z = apply(x, w) + b.
 
     `apply(x, w)` and its adjoint `transpose(v, w)` (from an output-shaped tensor to an input-shaped one) take
-    any weight of w's shape; `part(name)` gives w's derived tensors: "positive", "negative", "square", "ones".
+    any weight of w's shape; `part(name)` gives w's derived tensors: "positive", "negative", "absolute", "square",
+    "ones".
     For an operation without weights (pooling, sums) w is None, `apply` has no negative weights and the parts
     are None. `bias` broadcasts to the output. `nonnegative`: x ≥ 0 is known. `account` sums an output-shaped
     tensor per sample. `batch_dimension`: the dimension of x along which its samples lie, if there is one;

@@ -27,17 +27,15 @@ PARTS: dict[str, Callable[[Tensor], Tensor]] = {
     "ones": torch.ones_like,
     "both": lambda w: torch.cat([w.clamp(min=0), w.clamp(max=0)], 1),
 }
+"""The tensors that rules derive from a weight."""
 
 
 def part_of(weight: Tensor, name: str) -> Tensor:
-    """A tensor derived from a weight: a row of `PARTS`, "favour γ" (w + γ w⁺) or "favour negative γ" (w + γ w⁻)."""
+    """A tensor derived from a weight: a row of `PARTS`, or "favour γ", w + γ w⁺."""
     kind, _, gamma = name.rpartition(" ")
     if kind:
-        return weight + float(gamma) * PARTS["negative" if "negative" in kind else "positive"](weight)
+        return weight + float(gamma) * PARTS["positive"](weight)
     return PARTS[name](weight)
-
-
-"""The tensors that rules derive from a weight."""
 
 
 @dataclass(frozen=True, slots=True)
