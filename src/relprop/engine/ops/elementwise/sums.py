@@ -153,7 +153,8 @@ def stabilised(
         layout = step.layout_of(Ref(step.node.name, index))
         rows, received = rows_of(d, layout, step.batch), rows_of(relevance, layout, step.batch)
         if rows is not None and received is not None and rows.shape == received.shape:
-            return d, {"stabilizer": divided_by_blocks(received, rows, epsilon)}
+            rectified = step.rectified and d is step.output
+            return d, {"stabilizer": divided_by_blocks(received, rows, epsilon, rectified)}
     if epsilon:
         stabiliser = torch.copysign(d.new_full((), epsilon), d)
         s = divided_in_place(relevance, d + stabiliser)
