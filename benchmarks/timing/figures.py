@@ -16,8 +16,8 @@ import torch
 
 import relprop
 from timing.clock import Call, Ratio, ratios, seconds
-from timing.memory import peak
 from timing.kernels import profiles
+from timing.memory import peak
 from timing.rivals import PRESETS
 from timing.rivals import calls as rival_calls
 from timing.subjects import ALL, CONVOLUTIONAL, IMAGES, Subject, subject
