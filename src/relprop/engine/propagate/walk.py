@@ -72,8 +72,8 @@ def walk(
                     sums[Ref(node.name)] if result.passed is None else result.passed + sums[Ref(node.name)]
                 )
         elif arrived is not None:
-            step = step_of(program, node, held, store, batch, journal)
-            step.rectified &= result.from_outputs
+            rectified = result.from_outputs and Ref(node.name) in program.rectified
+            step = step_of(program, node, held, store, batch, journal, rectified)
             if outside is not None and journal is None and isinstance(step.output, Tensor):
                 step.spare = _place(step.output) not in outside
             come_to(node.name)
@@ -169,8 +169,12 @@ def step_of(
     store: Weights,
     batch: int,
     journal: Journal | None = None,
+    rectified: bool = False,
 ) -> Step:
-    """The operation as its relevance function sees it. Half precision is computed anew in float32 from its inputs."""
+    """The operation as its relevance function sees it. Half precision is computed anew in float32 from its inputs.
+
+    `rectified`: the relevance that it gets is 0 wherever its output is not positive.
+    """
     half = False
 
     def value(ref: Ref) -> Any:
@@ -213,5 +217,5 @@ def step_of(
         memory=values.get(memory_of(node)),
         journal=journal,
         activated=program.activated.__contains__,
-        rectified=Ref(node.name) in program.rectified and not half,
+        rectified=rectified and not half,
     )
