@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from relprop.engine.audit import Entry
+from relprop.engine.exported import first_line
 from relprop.engine.graph import Ref
 from relprop.engine.isolate import LOCK, quietly, without_autocast
 from relprop.engine.looks import Looks, Place, seen_by
@@ -190,7 +191,7 @@ def trace(
             module = make_fx(function)(*given)
         except Exception as error:
             raise CaptureError(
-                f"compile: the walk is no one function, it hangs on values: {_first_line(error)}\n"
+                f"compile: the walk is no one function, it hangs on values: {first_line(error)}\n"
                 "  do: leave compile out for this model and these rules"
             ) from error
         read = _read_inputs(module)
@@ -226,14 +227,9 @@ def _compiled(module: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..
         return torch._inductor.compile(module, [*inputs], {"layout_optimization": False})  # type: ignore[no-any-return]
     except Exception as error:
         raise CaptureError(
-            f"compile: torch's compiler fails: {_first_line(error)}\n"
+            f"compile: torch's compiler fails: {first_line(error)}\n"
             "  do: install a C++ compiler that torch finds (g++ or clang++; CXX names another), or leave compile out"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _run(
