@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from relprop.engine.ops import OPS
 from relprop.engine.propagate import record, walk
 from relprop.explain.captured import leaves_of
 from relprop.rules import AlphaBeta, Epsilon, Flat, Gamma, MaxPool, ZPlus
+from zoo import ZOO
 
 RULES = {"epsilon": Epsilon(), "gamma": Gamma(), "zplus": ZPlus(), "alphabeta": AlphaBeta()}
 
@@ -39,13 +42,7 @@ def _walked(model: nn.Module, rule: object) -> tuple[dict[str, Tensor], dict[Ref
     captured, program = explainer.program((x,), {})
     known = program.rectified
     everything = frozenset(Ref(n.name) for n in program.graph.nodes if n.kind == "call")
-    kept = type(program)(
-        **{
-            **{name: getattr(program, name) for name in program.__dataclass_fields__},
-            "dead": {},
-            "kept": program.kept | known,
-        }
-    )
+    kept = dataclasses.replace(program, dead={}, kept=program.kept | known)
     values = record(kept, leaves_of(model, captured.graph, (x,), {}), captured.store)
     output = captured.graph.outputs()[0]
     seed = values[output.name] * torch.eye(4, dtype=torch.float64)[:2]
@@ -79,6 +76,45 @@ def test_a_rule_that_gives_to_inputs_of_zero_makes_nothing_rectified(rule: objec
         composite = relprop.Composite([("max", rule), ("linear", Epsilon())])
     _, _, known = _walked(model, composite)
     assert not any("conv" in ref.name for ref in known)
+
+
+class Spread(nn.Module):
+    """Reads a ReLU's output by its deviation or its distances: there a value of 0 gets relevance."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.first, self.last = how, nn.Linear(192, 8), nn.Linear(2, 4)
+        self.register_buffer("places", torch.rand(2, 8, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.first(x.flatten(1)))
+        found = torch.cdist(y, self.places) if self.how == "cdist" else torch.stack([y.std(1), y.mean(1)], 1)
+        return self.last(found)
+
+
+@pytest.mark.parametrize("how", ["std", "cdist"])
+@pytest.mark.parametrize("rule", RULES)
+def test_an_operation_that_gives_to_values_of_zero_makes_nothing_rectified(how: str, rule: str) -> None:
+    _, _, known = _walked(Spread(how), RULES[rule])
+    assert not known
+
+
+@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("rule", ["gamma", "auto"])
+def test_of_every_network_of_the_zoo_what_is_rectified_has_no_relevance_where_it_is_not_positive(
+    name: str, rule: str
+) -> None:
+    model, x = ZOO[name](0)
+    explainer = relprop.Explainer(model, RULES.get(rule, rule), example=x)
+    captured, program = explainer.program((x,), {})
+    kept = dataclasses.replace(program, dead={}, kept=program.kept | program.rectified)
+    values = record(kept, leaves_of(model, captured.graph, (x,), {}), captured.store)
+    output = captured.graph.outputs()[0]
+    way = walk(
+        kept, values, {output: values[output.name].clone()}, captured.store, len(x), observe=program.rectified
+    )
+    for ref in program.rectified & way.observed.keys():
+        assert not way.observed[ref][values[ref.name] <= 0].any(), ref
 
 
 def test_an_activation_that_lets_negative_values_pass_makes_nothing_rectified() -> None:

@@ -333,7 +333,7 @@ def log_sum_exp(step: Step, relevance: Tensor) -> Shares:
     return Shares({0: r * from_rows(weights, x, dims)})
 
 
-_AVERAGE = Operation("pool", average, "both", Epsilon(), LINEAR_RULES, first_known(0))
+_AVERAGE = Operation("pool", average, "both", Epsilon(), LINEAR_RULES, first_known(0), proportional=True)
 _MAX = (MaxPool, Pass)
 rows(
     "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d"

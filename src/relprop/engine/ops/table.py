@@ -50,6 +50,7 @@ class Operation:
     `remembers(*arguments)`: runs the operation in the forward pass where the walk wants more of it than its
     values: returns the output and what the walk finds as `step.memory` (the winners of a max pooling).
     `computes(*arguments)`: what runs in the operation's place in the forward pass, where the same can be had for less.
+    `proportional`: under ε, γ, αβ and z⁺ (a sum: in proportion to its summands) it hands nothing to a value of 0.
     `fixed`: arguments that must not depend on the explained input, by position, with the reason that is
     given if they do.
     """
@@ -64,6 +65,7 @@ class Operation:
     fixed: Mapping[int, str] = field(default_factory=dict)
     remembers: Callable[..., tuple[Any, Any]] | None = None
     computes: Callable[..., Any] | None = None
+    proportional: bool = False
 
     def is_nonnegative(self, node: Node, known: Set[Ref]) -> bool:
         """Whether the node's output is never negative, given the values known not to be."""

@@ -10,7 +10,6 @@ from relprop.engine.rules import Addition, AlphaBeta, Epsilon, Gamma, LinearRule
 
 _RELUS = ("aten.relu.", "aten.relu6.")
 _CLAMPS = ("aten.hardtanh.", "aten.clamp_min.", "aten.clamp.default")
-_SUMS = ("aten.add.Tensor",)
 _MAXIMA = ("aten.max_pool", "aten.adaptive_max_pool")
 
 
@@ -45,17 +44,17 @@ def rectified(graph: Graph, rules: Mapping[str, Rule]) -> frozenset[Ref]:
 
 def _in_proportion(node: Node, rule: Rule, zero: set[Ref]) -> bool:
     """Whether an operation hands nothing to a value of 0."""
-    kind = OPS[node.operation].kind
+    row = OPS[node.operation]
     if isinstance(rule, LinearRule):
-        plain = type(rule) in (Epsilon, Gamma, AlphaBeta, ZPlus) and not rule.spreads
-        return plain and (kind in ("convolution", "linear", "pool") or node.operation in _SUMS)
+        return row.proportional and type(rule) in (Epsilon, Gamma, AlphaBeta, ZPlus) and not rule.spreads
     if isinstance(rule, Addition):
-        return rule.how == "proportional" and node.operation in _SUMS
+        return row.proportional and rule.how == "proportional"
     if isinstance(rule, MaxPool):
         return (
             rule.how in ("winner", "split") and node.operation.startswith(_MAXIMA) and Ref(node.name) in zero
         )
-    return (_is_relu(node, rule) or kind == "selection") and isinstance(rule, Pass) and Ref(node.name) in zero
+    moves = row.kind == "selection" and type(rule) is Pass
+    return (moves or _is_relu(node, rule)) and Ref(node.name) in zero
 
 
 def _moves(node: Node, found: set[Ref]) -> bool:
@@ -63,7 +62,7 @@ def _moves(node: Node, found: set[Ref]) -> bool:
 
 
 def _is_relu(node: Node, rule: Rule) -> bool:
-    if not isinstance(rule, Pass):
+    if type(rule) is not Pass:
         return False
     low = node.args[1] if len(node.args) > 1 else node.kwargs.get("min", node.kwargs.get("min_val"))
     return node.operation.startswith(_RELUS) or (node.operation.startswith(_CLAMPS) and low == 0)

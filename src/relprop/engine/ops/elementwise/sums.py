@@ -197,7 +197,10 @@ def is_complement(node: Node) -> bool:
 
 
 _SUMS = (Addition, Epsilon)
-rows("add.Tensor add.Scalar", Operation("addition", addition, "both", Addition(), _SUMS, both_known))
+rows(
+    "add.Tensor add.Scalar",
+    Operation("addition", addition, "both", Addition(), _SUMS, both_known, proportional=True),
+)
 rows("sub.Tensor sub.Scalar subtract.Tensor", Operation("addition", subtraction, "both", Addition(), _SUMS))
 rows("rsub.Scalar rsub.Tensor", Operation("addition", reverse_subtraction, "both", Addition(), _SUMS))
 rows("addcmul addcdiv", Operation("addition", multiply_add, "both", Addition(), _SUMS))

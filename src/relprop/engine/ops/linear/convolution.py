@@ -59,7 +59,7 @@ def _bicubic(node: Node) -> str | None:
     return "bicubic sampling at given places has no relevance function" if node.args[2] == 2 else None
 
 
-_CONVOLUTION = Operation("convolution", convolution, "both", Epsilon(), BILINEAR_RULES)
+_CONVOLUTION = Operation("convolution", convolution, "both", Epsilon(), BILINEAR_RULES, proportional=True)
 
 rows(
     "conv1d conv2d conv3d conv1d.padding conv2d.padding conv3d.padding convolution"

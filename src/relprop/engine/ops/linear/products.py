@@ -282,8 +282,14 @@ def _hidden_indices(node: Node) -> str | None:
     return None
 
 
-rows("linear", Operation("linear", linear, "both", Epsilon(), BILINEAR_RULES, computes=in_one))
-rows("matmul mm bmm mv", Operation("linear", product, "both", Epsilon(), BILINEAR_RULES))
-rows("addmm baddbmm", Operation("linear", product_with_bias, "both", Epsilon(), BILINEAR_RULES))
+rows(
+    "linear",
+    Operation("linear", linear, "both", Epsilon(), BILINEAR_RULES, computes=in_one, proportional=True),
+)
+rows("matmul mm bmm mv", Operation("linear", product, "both", Epsilon(), BILINEAR_RULES, proportional=True))
+rows(
+    "addmm baddbmm",
+    Operation("linear", product_with_bias, "both", Epsilon(), BILINEAR_RULES, proportional=True),
+)
 rows("einsum", Operation("linear", einsum, "both", Epsilon(), BILINEAR_RULES, refuses=_hidden_indices))
 rows("bilinear", Operation("linear", bilinear, "both", Epsilon(), BILINEAR_RULES))
