@@ -72,9 +72,7 @@ def test_targets_that_share_one_sample_are_explained_as_if_alone(rules: str) -> 
             assert torch.allclose(found.audit.absorbed[reason], amount, rtol=0, atol=1e-12)
 
 
-def test_as_many_targets_are_walked_together_as_the_memory_of_values_suggests(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_walks_part_where_values_are_too_large_for_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
     together = importlib.import_module("relprop.explain.together")
     batches: list[int] = []
     monkeypatch.setattr(
@@ -82,11 +80,50 @@ def test_as_many_targets_are_walked_together_as_the_memory_of_values_suggests(
     )  # fmt: skip
     explainer = relprop.Explainer(residual(), "epsilon")
     expected = explainer.explain_targets(example(), [0, 1, 2, 3, 4])
-    monkeypatch.setattr(together, "LARGEST", 3 * together._largest(explainer.program((example(),), {})[0]))
-    found = explainer.explain_targets(example(), [0, 1, 2, 3, 4])
-    assert batches == [5, 3, 2]
-    for one, other in zip(found, expected, strict=True):
-        assert torch.allclose(one.relevance, other.relevance, rtol=0, atol=1e-12)
+    largest, small = (8 * side * side * 8 for side in (12, 6))  # bytes in front of and behind the max pooling
+    assert 4 * small < 2 * (12 * 8 * 9 * 8)  # the weight of the first linear layer counts for nothing
+    found = []
+    for room in (4 * largest, 4 * small, 1):
+        monkeypatch.setattr(together, "ROOM", room)
+        found.append(explainer.explain_targets(example(), [0, 1, 2, 3, 4]))
+    assert batches == [5, 5, 2, 3, 5, 2, 1, 1, 3, 1, 1, 1, 5, 1, 1, 1, 1, 1]
+    for explanations in found:
+        for one, other in zip(explanations, expected, strict=True):
+            assert torch.allclose(one.relevance, other.relevance, rtol=0, atol=1e-12)
+            assert one.audit is not None and other.audit is not None
+            pairs = zip(one.audit.entries, other.audit.entries, strict=True)
+            assert all(torch.allclose(a.received, b.received, rtol=0, atol=1e-12) for a, b in pairs)
+
+
+class Written(TorchDispatchMode):
+    """Counts the numbers that operations write, by the operation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers: dict[str, int] = {}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        name = function._overloadpacket.__name__
+        if isinstance(result, Tensor):
+            self.numbers[name] = self.numbers.get(name, 0) + result.numel()
+        return result
+
+
+@pytest.mark.parametrize("cached", [1 << 17, 40])
+def test_the_denominators_of_a_shared_sample_are_worked_out_once(
+    monkeypatch: pytest.MonkeyPatch, cached: int
+) -> None:
+    for module in ("step", "rules.affine"):
+        monkeypatch.setattr(importlib.import_module(f"relprop.engine.{module}"), "CACHED", cached)
+    explainer, numbers = relprop.Explainer(residual(), "epsilon"), []
+    for count in (2, 5):
+        explainer.explain_targets(example(), list(range(count)))
+        with Written() as written:
+            explainer.explain_targets(example(), list(range(count)))
+        numbers.append(written.numbers["copysign"])
+    pooled = 8 * 3 * 3  # the average pooling looks at as many as there are walks
+    assert numbers[1] - numbers[0] <= 3 * pooled
 
 
 def test_values_of_one_sample_are_not_copied_for_its_targets(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,6 +95,12 @@ def rows_of(values: Tensor, layout: Layout | None, batch: int) -> Tensor | None:
     return values.view(batch, -1) if layout == Layout(0, 1) and values.shape[0] == batch else None
 
 
+def one_of(values: Tensor) -> Tensor:
+    """The one sample of a tensor that is one seen as many, the samples first; any other tensor as it is."""
+    seen = values.dim() > 1 and values.shape[0] > 1 and values.stride(0) == 0 and not traced()
+    return values[:1] if seen else values
+
+
 def all_finite(values: Tensor) -> Tensor:
     """Whether no value is NaN or infinite, as a tensor of one; many times as fast as to ask each."""
     if values.is_complex() or values.numel() == 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Iterable, Sequence, Set
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from relprop.engine.analyse import values_of
-from relprop.engine.graph import Meta, Node, Ref, parents, replace_refs, value_of
+from relprop.engine.graph import Meta, Node, Ref, replace_refs, value_of
 from relprop.engine.ops import OPS
 from relprop.engine.propagate import Program
 from relprop.engine.step import Layout
@@ -21,10 +21,12 @@ from relprop.explain.seen import as_before, samples_first
 from relprop.explain.start import Forward
 
 
-def repeated(part: Part, model: Any, passed: Forward, count: int, position: int = 0) -> dict[str, Any] | None:
+def repeated(
+    part: Part, model: Any, passed: Forward, count: int, way: Iterable[Node] | None = None
+) -> dict[str, Any] | None:
     """The values of a forward pass over all samples `count` times over (sample b of round k is number k·B + b).
 
-    `position`: how many nodes the walk has passed already (`Walk.position`), whose values it reads no more. What is computed
+    `way`: the operations that walks come by which are to read them; all by default. What is computed
     from data is copied, and of one sample, where its readers do not mind, only seen as many; what is not (sizes, masks,
     positions) is computed anew. None where that
     does not give all that the walk reads: then a forward pass over repeated inputs does.
@@ -32,20 +34,24 @@ def repeated(part: Part, model: Any, passed: Forward, count: int, position: int 
     captured, program, args, kwargs, _ = part
     if not captured.graph.batched:
         return None
+    way = tuple(captured.graph.nodes if way is None else way)
     shared = _shared(program) if passed.batch == 1 else frozenset[Ref]()
     new: dict[str, Any] = {}
     leaves = leaves_of(model, captured.graph, args, kwargs)
-    nodes = captured.graph.nodes
-    for node in nodes[: len(nodes) - position]:
+    read = _read(captured, program, way)
+    for node in captured.graph.nodes:
+        if node.name not in read:
+            continue
         try:
             if node.kind in ("weight", "constant"):
                 new[node.name] = leaves[node.name]
             elif captured.facts.lasts(node.name):
                 new[node.name] = captured.store.get((Ref(node.name), "value"), partial(_run, node, new))
             elif node.kind == "input":
-                layout = _layout(captured, node, Ref(node.name))
-                new[node.name] = times(leaves[node.name], layout, passed.batch, count)
-            elif _carries(captured, node) and not _of_whole_numbers(node):
+                ref = Ref(node.name)
+                layout = _layout(captured, node, ref)
+                new[node.name] = _times(leaves[node.name], layout, passed.batch, count, ref in shared)
+            elif _copied(captured, node):
                 _copy(captured, node, passed, count, new, shared)
             else:
                 new[node.name] = _anew(captured, node, passed.batch * count, new)
@@ -53,6 +59,20 @@ def repeated(part: Part, model: Any, passed: Forward, count: int, position: int 
             if node.name in passed.values or f"{node.name} memory" in passed.values:
                 return None
     return new
+
+
+def _read(captured: Captured, program: Program, way: Sequence[Node]) -> set[str]:
+    """The names of the values that an operation on the way reads or has made, and of what these are computed anew from."""
+    read = {name for node in way for name in (node.name, *(ref.name for ref in program.reads[node.name]))}
+    for node in reversed(captured.graph.nodes):
+        if node.name in read and node.kind == "call" and not _copied(captured, node):
+            read.update(ref.name for ref in program.reads[node.name])
+    return read
+
+
+def _copied(captured: Captured, node: Node) -> bool:
+    """Whether the value of an operation is repeated as it is, not computed anew."""
+    return _carries(captured, node) and not _of_whole_numbers(node)
 
 
 def _carries(captured: Captured, node: Node) -> bool:
@@ -116,7 +136,7 @@ def _shared(program: Program) -> frozenset[Ref]:
             continue
         place = found if row.kind in _BROADCAST else barred
         if row.reads in ("inputs", "both"):
-            place.update(parents(node))
+            place.update(program.reads[node.name])
         if row.reads in ("output", "both"):
             place.update(values_of(node))
     return frozenset(found - barred)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from relprop.engine.audit import Entry
 from relprop.engine.graph import Ref
-from relprop.engine.propagate import Mask, Walk, walk
+from relprop.engine.propagate import Mask, Program, Walk, walk
 from relprop.engine.step import Layout
 from relprop.explain.batches import fitting
 from relprop.explain.captured import Captured
@@ -28,9 +29,9 @@ SAMPLES = {"cpu": 8, "cuda": 64}
 SHARED = {"cpu": 16, "cuda": 64}
 """The same for walks of one sample, which share its values."""
 
-LARGEST = 24 * 2**20
-"""How many bytes the largest value of such walks may take on a CPU: the C library's allocator gives blocks of 32 MB and more back
-at once and fetches them anew, page by page, which costs more than what is computed in them."""
+ROOM = 16 * 2**20
+"""How many bytes the values at one operation of walks that share a sample may take on a CPU: so many lie in its cache until they
+are read again. Where values are larger, as they become towards an image, the walks part and go on in smaller groups."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,129 +42,200 @@ class Wanted:
     masks: Mapping[Ref, Mask] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _Passed:
+    """A forward pass, and how many walks may come by each of its operations together, in the order of a walk: fewer and fewer."""
+
+    explainer: Explainer
+    part: Part
+    forward: Forward
+    at_once: tuple[int, ...]
+
+
 def walks(
     explainer: Explainer, part: Part, passed: Forward, wanted: Sequence[Wanted], trunk: Walk | None = None
 ) -> list[Walk]:
     """All walks, each from its own seeds, or on from the `trunk` that they share; in the order given."""
-    results: list[Walk] = []
-    alone = any(mask.alone for one in wanted for mask in one.masks.values())
-    few = SHARED if passed.batch == 1 else SAMPLES
-    at_once = 1 if alone else max(1, few.get(_device(passed), 1) // passed.batch)
-    if passed.batch == 1 and at_once > 1 and _device(passed) == "cpu":
-        at_once = max(2, min(at_once, LARGEST // _largest(part[0])))
-    at_once = -(-len(wanted) // -(-len(wanted) // at_once))  # as many in every round
-    position = 0 if trunk is None else trunk.position
-    for chosen, values in rounds(explainer, part, passed, len(wanted), at_once, position):
-        some = [wanted[i] for i in chosen]
-        if len(some) > 1:
-            results += _together(explainer, part, passed, values, some, trunk)
-            continue
-        results.append(
-            walk(
-                part[1], passed.values, some[0].seeds, part[0].store, passed.batch, explainer.audit,
-                masks=some[0].masks, onward=trunk,
-            )
-        )  # fmt: skip
-    return results
+    captured, program, args, kwargs, _ = part
+    device = next(v.device.type for v in passed.values.values() if isinstance(v, Tensor))
+    few = (SHARED if passed.batch == 1 else SAMPLES).get(device, 1)
+    most = max(1, min(few, fitting(captured.graph, (args, kwargs))) // passed.batch)
+    if any(mask.alone for one in wanted for mask in one.masks.values()):
+        most = 1
+    room = ROOM if passed.batch == 1 and device == "cpu" else None
+    way = _Passed(explainer, part, passed, _at_once(program, passed, most, room))
+    return [found for some in _groups(len(wanted), most) for found in _walked(way, wanted[some], trunk)]
 
 
-def _device(passed: Forward) -> str:
-    return next(v.device.type for v in passed.values.values() if isinstance(v, Tensor))
+def _at_once(program: Program, passed: Forward, most: int, room: int | None) -> tuple[int, ...]:
+    """How many walks may come by each operation together."""
+    found, data = [], program.facts.data
+    for node in reversed(program.graph.nodes):
+        if room is not None and node.kind == "call":
+            held = (_held(passed, ref) for ref in (Ref(node.name), *program.reads[node.name]) if ref in data)
+            largest = max((value.nbytes for value in held if value is not None), default=1)
+            most = max(1, min(most, room // max(1, largest)))
+        found.append(most)
+    return tuple(found)
 
 
-def _largest(captured: Captured) -> int:
-    """The bytes of the largest value of one sample."""
-    metas = (
-        meta for node in captured.graph.nodes if node.kind == "call" for meta in node.metas if meta.batch
-    )
-    return max((meta.numel // 2 * meta.dtype.itemsize for meta in metas), default=1) or 1
+def _held(passed: Forward, ref: Ref) -> Tensor | None:
+    value = passed.values.get(ref.name)
+    value = value if ref.index is None or value is None else value[ref.index]
+    return value if isinstance(value, Tensor) else None
+
+
+def _groups(count: int, most: int) -> list[slice]:
+    """The numbers below `count` in as few groups as can be, of about one size."""
+    groups = -(-count // most)
+    bounds = [count * i // groups for i in range(groups + 1)]
+    return [slice(start, stop) for start, stop in pairwise(bounds)]
+
+
+def _walked(passed: _Passed, wanted: Sequence[Wanted], trunk: Walk | None) -> list[Walk]:
+    """Walks that start together."""
+    layouts, batch, count = passed.part[0].facts.layout, passed.forward.batch, len(wanted)
+    onward = Walk() if trunk is None else trunk.fork()
+    onward.entries = []
+    onward.pending = {
+        ref: times(relevance, layouts.get(ref), batch, count) for ref, relevance in onward.pending.items()
+    }
+    onward.inputs = {
+        name: times(relevance, layouts.get(Ref(name)), batch, count)
+        for name, relevance in onward.inputs.items()
+    }
+    onward.sums = {ref: amount.repeat(count) for ref, amount in onward.sums.items()}
+    onward.passed = None if onward.passed is None else onward.passed.repeat(count)
+    found = _onward(passed, wanted, onward, True)
+    before = [] if trunk is None else trunk.entries
+    for way, one in zip(found, wanted, strict=True):
+        way.entries = [*before, *_entries(way.entries, one)]
+        way.masked = {ref for ref in way.masked if ref in one.masks}
+    return found
+
+
+def _onward(passed: _Passed, wanted: Sequence[Wanted], onward: Walk, begin: bool) -> list[Walk]:
+    """Walks that go on together, and part where values become too large for as many. `begin`: from their seeds."""
+    part, forward, count = passed.part, passed.forward, len(wanted)
+    captured, program = part[:2]
+    start, nodes = onward.position, captured.graph.nodes[::-1]
+    stop = next((i for i in range(start, len(nodes)) if passed.at_once[i] < count), len(nodes))
+    values: dict[str, Any] | None = forward.values
+    if count > 1 and stop > start:
+        values = repeated(part, passed.explainer.model, forward, count, nodes[start:stop])
+    if values is None:  # there are none that so many walks could read
+        alone = _parts(captured, onward, forward.batch, [1] * count)
+        return [
+            way for one, own in zip(wanted, alone, strict=True) for way in _onward(passed, [one], own, begin)
+        ]
+    way = walk(
+        program, values, _seeds(captured, wanted, forward.batch) if begin else {}, captured.store, forward.batch * count,
+        passed.explainer.audit, masks=_masks(captured, wanted, forward.batch), onward=onward,
+        until=nodes[stop].name if stop < len(nodes) else None,
+    )  # fmt: skip
+    if count == 1:
+        return [way]
+    if stop == len(nodes):
+        return _parts(captured, way, forward.batch, [1] * count)
+    groups = _groups(count, passed.at_once[stop])
+    ways = _parts(captured, way, forward.batch, [some.stop - some.start for some in groups])
+    del way, onward  # and with them the relevance of all
+    return [found for some in groups for found in _onward(passed, wanted[some], ways.pop(0), False)]
+
+
+def _seeds(captured: Captured, wanted: Sequence[Wanted], batch: int) -> dict[Ref, Tensor]:
+    """The relevance that starts several walks."""
+    seeds: dict[Ref, Tensor] = {}
+    for ref in dict.fromkeys(ref for one in wanted for ref in one.seeds):
+        like = next(one.seeds[ref] for one in wanted if ref in one.seeds)
+        pieces = [one.seeds.get(ref, torch.zeros_like(like)) for one in wanted]
+        seeds[ref] = joined(pieces, captured.facts.layout.get(ref), [batch] * len(wanted))
+    return seeds
+
+
+def _masks(captured: Captured, wanted: Sequence[Wanted], batch: int) -> dict[Ref, Mask]:
+    """The masks of several walks as those of one; a walk's own as they are."""
+    if len(wanted) == 1:
+        return dict(wanted[0].masks)
+    masks: dict[Ref, Mask] = {}
+    for ref in dict.fromkeys(ref for one in wanted for ref in one.masks):
+        every = torch.ones(shape_of(captured, ref, batch).shape)
+        keeps = [one.masks[ref].keep if ref in one.masks else every for one in wanted]
+        masks[ref] = Mask(joined(keeps, captured.facts.layout.get(ref), [batch] * len(wanted)), "")
+    return masks
+
+
+def _parts(captured: Captured, way: Walk, batch: int, counts: list[int]) -> list[Walk]:
+    """A walk that is several together, parted into groups of so many."""
+    samples, total = [batch * count for count in counts], batch * sum(counts)
+
+    def rows(amount: Tensor) -> tuple[Tensor, ...]:
+        return amount.split_with_sizes(samples)
+
+    def of(name: Ref, relevance: Tensor) -> list[Tensor]:
+        layout = captured.facts.layout.get(name)
+        if layout is None or layout == Layout(0, 1):
+            return list(relevance.split_with_sizes(samples))
+        pieces = samples_first(relevance, layout, total).split_with_sizes(samples)
+        found = []
+        for piece, own in zip(pieces, samples, strict=True):
+            shape = list(relevance.shape)
+            shape[layout.dimension] = shape[layout.dimension] * own // total
+            found.append(as_before(piece, torch.empty(shape, device="meta"), layout, own))
+        return found
+
+    parts = [
+        Walk(masked=set(way.masked), position=way.position, from_outputs=way.from_outputs) for _ in counts
+    ]
+    for name, relevance in way.inputs.items():
+        for part, own in zip(parts, of(Ref(name), relevance), strict=True):
+            part.inputs[name] = own.clone()
+    for ref, relevance in way.pending.items():
+        for part, own in zip(parts, of(ref, relevance), strict=True):
+            part.pending[ref] = own
+    for ref, amount in way.sums.items():
+        for part, own in zip(parts, rows(amount), strict=True):
+            part.sums[ref] = own
+    if way.passed is not None:
+        for part, own in zip(parts, rows(way.passed), strict=True):
+            part.passed = own
+    for entry in way.entries:
+        absorbed = {reason: rows(amount) for reason, amount in entry.absorbed.items()}
+        received, passed = rows(entry.received), rows(entry.passed)
+        magnitude = None if entry.magnitude is None else rows(entry.magnitude)
+        for k, part in enumerate(parts):
+            part.entries.append(
+                Entry(
+                    entry.name, entry.operation, entry.module, entry.source, entry.rule, received[k], passed[k],
+                    {reason: amounts[k] for reason, amounts in absorbed.items()}, None if magnitude is None else magnitude[k],
+                )
+            )  # fmt: skip
+    return parts
+
+
+def _entries(entries: list[Entry], one: Wanted) -> Iterator[Entry]:
+    """The accounts of one of the walks: without those of the others' conditions."""
+    names = {ref.name: mask.where for ref, mask in one.masks.items()}
+    for entry in entries:
+        if entry.operation != "condition":
+            yield entry
+        elif entry.name in names:
+            yield dataclasses.replace(entry, rule=names[entry.name])
 
 
 def rounds(
-    explainer: Explainer, part: Part, passed: Forward, count: int, at_once: int, position: int = 0
+    explainer: Explainer, part: Part, passed: Forward, count: int, at_once: int
 ) -> Iterator[tuple[list[int], dict[str, Any]]]:
-    """The numbers below `count` in groups, each with the values of a forward pass for so many walks at once, which have
-    passed `position` nodes already."""
+    """The numbers below `count` in groups, each with the values of a forward pass for so many walks at once."""
     captured, _, args, kwargs, _ = part
     many = max(1, min(at_once, count, fitting(captured.graph, (args, kwargs)) // passed.batch))
     size, copy = 1, passed.values
     for first in range(0, count, many):
         chosen = list(range(first, min(first + many, count)))
         if len(chosen) != size:
-            made = (
-                passed.values
-                if len(chosen) == 1
-                else repeated(part, explainer.model, passed, len(chosen), position)
-            )
+            made = passed.values if len(chosen) == 1 else repeated(part, explainer.model, passed, len(chosen))
             if made is None:
                 yield from (([i], passed.values) for i in range(first, count))
                 return
             size, copy = len(chosen), made
         yield chosen, copy
-
-
-def _together(
-    explainer: Explainer,
-    part: Part,
-    passed: Forward,
-    values: dict[str, Any],
-    wanted: list[Wanted],
-    trunk: Walk | None,
-) -> list[Walk]:
-    captured, program = part[:2]
-    batch, count, layouts = passed.batch, len(wanted), captured.facts.layout
-    seeds: dict[Ref, Tensor] = {}
-    for ref in dict.fromkeys(ref for one in wanted for ref in one.seeds):
-        like = next(one.seeds[ref] for one in wanted if ref in one.seeds)
-        pieces = [one.seeds.get(ref, torch.zeros_like(like)) for one in wanted]
-        seeds[ref] = joined(pieces, layouts.get(ref), [batch] * count)
-    masks: dict[Ref, Mask] = {}
-    for ref in dict.fromkeys(ref for one in wanted for ref in one.masks):
-        every = torch.ones(shape_of(captured, ref, batch).shape)
-        keeps = [one.masks[ref].keep if ref in one.masks else every for one in wanted]
-        masks[ref] = Mask(joined(keeps, layouts.get(ref), [batch] * count), "")
-    onward = None
-    if trunk is not None:
-        onward = trunk.fork()
-        onward.entries = []
-        onward.pending = {ref: times(r, layouts.get(ref), batch, count) for ref, r in trunk.pending.items()}
-        onward.sums = {ref: amount.repeat(count) for ref, amount in trunk.sums.items()}
-    way = walk(
-        program, values, seeds, captured.store, batch * count, explainer.audit, masks=masks, onward=onward
-    )
-    before = [] if trunk is None else trunk.entries
-    return [
-        Walk(
-            inputs={name: _of(r, layouts.get(Ref(name)), k, batch, count) for name, r in way.inputs.items()},
-            entries=[*before, *_entries(way.entries, one, slice(k * batch, (k + 1) * batch))],
-            passed=None if way.passed is None else way.passed[k * batch : (k + 1) * batch],
-            masked={ref for ref in way.masked if ref in one.masks},
-        )
-        for k, one in enumerate(wanted)
-    ]
-
-
-def _of(relevance: Tensor, layout: Layout | None, k: int, batch: int, count: int) -> Tensor:
-    """The part of the relevance of an input that belongs to the k-th walk."""
-    if layout is None or layout == Layout(0, 1):
-        return relevance[k * batch : (k + 1) * batch].clone()
-    seen = samples_first(relevance, layout, batch * count)[k * batch : (k + 1) * batch]
-    shape = list(relevance.shape)
-    shape[layout.dimension] //= count
-    return as_before(seen, torch.empty(shape, device="meta"), layout, batch).clone()
-
-
-def _entries(entries: list[Entry], one: Wanted, own: slice) -> Iterator[Entry]:
-    """The accounts of one of the walks."""
-    names = {ref.name: mask.where for ref, mask in one.masks.items()}
-    for entry in entries:
-        if entry.operation == "condition" and entry.name not in names:
-            continue
-        yield dataclasses.replace(
-            entry,
-            rule=names[entry.name] if entry.operation == "condition" else entry.rule,
-            received=entry.received[own],
-            passed=entry.passed[own],
-            absorbed={reason: amount[own] for reason, amount in entry.absorbed.items()},
-            magnitude=None if entry.magnitude is None else entry.magnitude[own],
-        )

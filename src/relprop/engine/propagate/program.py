@@ -37,6 +37,7 @@ class Program:
     settings: Mapping[str, dict[str, Any]] = field(
         default_factory=dict
     )  # what they work out once of their node alone
+    reads: Mapping[str, tuple[Ref, ...]] = field(default_factory=dict)  # what each operation reads
 
 
 def prepare(graph: Graph, facts: Facts, plan: Plan, keep: Iterable[Ref] = ()) -> Program:
@@ -70,6 +71,7 @@ def prepare(graph: Graph, facts: Facts, plan: Plan, keep: Iterable[Ref] = ()) ->
         {row.name: str(row.rule) for row in plan},
         {node.name: OPS[node.operation] for node in graph.nodes if node.operation in OPS},
         {name: {} for name in rules},
+        {node.name: tuple(dict.fromkeys(parents(node))) for node in graph.nodes},
     )
 
 

@@ -174,10 +174,11 @@ def divided(
     if rule.stabiliser == "unsigned":
         return _guarded(relevance, z + eps, torch.full_like(z, eps))
     over = f.spare and z is f.output
-    if over and sign is None and rule.stabiliser == "signed" and not rule.spreads:
-        rows, received = rows_of(z, f.layout, f.batch or 0), rows_of(relevance, f.layout, f.batch or 0)
-        if rows is not None and received is not None and rows.shape == received.shape:
-            return Quotient(z, None, None, divided_by_blocks(received, rows, eps, f.rectified))
+    if sign is None and rule.stabiliser == "signed" and not rule.spreads:
+        rectified = f.rectified and z is f.output
+        found = divided_at_once(relevance, z, f.layout, f.batch or 0, eps, rectified=rectified, over=over)
+        if found is not None:
+            return Quotient(found[0], None, None, found[1])
     # copysign takes −0.0 as negative: such a sum has no contributions at all, so that its sign is free
     stabiliser = torch.copysign(z.new_full((), eps), z if sign is None else sign)
     if rule.stabiliser == "relative":
@@ -193,25 +194,69 @@ def divided(
     return Quotient(divided_in_place(relevance, d), stabiliser, None)
 
 
-def divided_by_blocks(relevance: Tensor, z: Tensor, epsilon: float, rectified: bool = False) -> Tensor:
-    """R / (z + ε sign z), written over z, of rows (B, N); returns what the stabiliser takes, Σ s ε sign z, (B,) float64.
+def divided_at_once(
+    relevance: Tensor,
+    z: Tensor,
+    layout: Layout | None,
+    batch: int,
+    epsilon: float,
+    *,
+    rectified: bool = False,
+    over: bool = False,
+) -> tuple[Tensor, Tensor] | None:
+    """s = R / (z + ε sign z), and what the stabiliser takes, Σ s ε sign z, (B,) float64, in one pass over memory; None where
+    that cannot be had.
+
+    z may be one sample for all that R has; its denominators are then worked out once. With `over` s is written over z.
+    """
+    one_for_all = (
+        z.shape[:1] == (1,) and batch > 1 and layout == Layout(0, 1) and z.shape[1:] == relevance.shape[1:]
+    )
+    rows, received = rows_of(z, layout, 1 if one_for_all else batch), rows_of(relevance, layout, batch)
+    fits = rows is not None and received is not None and rows.shape[1:] == received.shape[1:]
+    if rows is not None and received is not None and fits and rows.dtype == received.dtype:
+        over = over and not one_for_all
+        s = z if over else torch.empty_like(relevance)
+        out = rows if over else s.view(received.shape)
+        return s, divided_by_blocks(received, rows, epsilon, rectified, out)
+    if one_for_all and not traced() and relevance.is_contiguous() and relevance.dtype == z.dtype:
+        stabiliser = torch.copysign(z.new_full((), epsilon), z)
+        s = relevance / (z + stabiliser)
+        return s, torch.mv(s.flatten(1), stabiliser.flatten()).double()
+    return None
+
+
+def divided_by_blocks(
+    relevance: Tensor, z: Tensor, epsilon: float, rectified: bool = False, out: Tensor | None = None
+) -> Tensor:
+    """R / (z + ε sign z), written over z, or to `out`, of rows (B, N); returns what the stabiliser takes, Σ s ε sign z, (B,)
+    float64.
 
     A block at a time, which stays in the processor's cache, so that memory is read and written once. `rectified`: R is 0 where
-    z ≤ 0.
+    z ≤ 0. z may be one row for all.
     """
-    of_one = z.new_full((), epsilon)
-    scratch = z.new_empty(min(CACHED, z.shape[1]))
+    out = z if out is None else out
+    together = relevance.shape[0] if z.shape[0] == 1 else 1  # rows that are divided by the same
+    length, size = z.shape[1], max(1, CACHED // together)
+    of_one, scratch, own = (
+        z.new_full((), epsilon),
+        z.new_empty(min(size, length)),
+        z.new_empty(min(size, length)),
+    )
     kept: list[Tensor] = []
-    for row, received in zip(z, relevance, strict=True):
-        parts = []
-        for d, r in zip(row.split(CACHED), received.split(CACHED), strict=True):
+    for k, row in enumerate(z):
+        rows, parts = slice(k * together, (k + 1) * together), []
+        for start in range(0, length, size):
+            block = slice(start, min(start + size, length))
+            z_k, r, s = row[block], relevance[rows, block], out[rows, block]
+            d = own[: len(z_k)]
             if rectified:
-                torch.div(r, d.clamp_(min=0).add_(epsilon), out=d)
-                parts.append(epsilon * sum_per_sample(d, None, 1))
+                torch.div(r, torch.clamp(z_k, min=0, out=d).add_(epsilon), out=s)
+                parts.append(epsilon * sum_per_sample(s, Layout(0, 1), together))
                 continue
-            stabiliser = torch.copysign(of_one, d, out=scratch[: len(d)])
-            torch.div(r, d.add_(stabiliser), out=d)
-            parts.append(sum_per_sample(stabiliser.mul_(d), None, 1))
+            stabiliser = torch.copysign(of_one, z_k, out=scratch[: len(z_k)])
+            torch.div(r, torch.add(z_k, stabiliser, out=d), out=s)
+            parts.append(torch.mv(s, stabiliser).double())
         kept.append(torch.stack(parts).sum(0))
     return torch.cat(kept)
 

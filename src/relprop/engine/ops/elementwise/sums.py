@@ -12,8 +12,8 @@ from relprop.engine.looks import holds, traced
 from relprop.engine.ops.elementwise.signs import both_known
 from relprop.engine.ops.table import Operation, rows
 from relprop.engine.rules import Addition, Epsilon, LinearRule
-from relprop.engine.rules.affine import add, divided_by_blocks, divided_in_place, owned, taken
-from relprop.engine.step import Shares, Step, all_finite, rows_of
+from relprop.engine.rules.affine import add, divided_at_once, divided_in_place, owned, taken
+from relprop.engine.step import Layout, Shares, Step, all_finite, one_of
 
 
 def sum_to(values: Tensor, like: Any) -> Tensor:
@@ -149,13 +149,13 @@ def stabilised(
 
     `index`: the part of the output that d and R are laid out like. With `over` s may be written over d.
     """
-    if epsilon and over and owned(d, *(v for v in step.args if isinstance(v, Tensor))):
-        layout = step.layout_of(Ref(step.node.name, index))
-        rows, received = rows_of(d, layout, step.batch), rows_of(relevance, layout, step.batch)
-        if rows is not None and received is not None and rows.shape == received.shape:
-            rectified = step.rectified and d is step.output
-            return d, {"stabilizer": divided_by_blocks(received, rows, epsilon, rectified)}
     if epsilon:
+        layout, rectified = step.layout_of(Ref(step.node.name, index)), step.rectified and d is step.output
+        over = over and owned(d, *(v for v in step.args if isinstance(v, Tensor)))
+        z = one_of(d) if layout == Layout(0, 1) else d
+        found = divided_at_once(relevance, z, layout, step.batch, epsilon, rectified=rectified, over=over)
+        if found is not None:
+            return found[0], {"stabilizer": found[1]}
         stabiliser = torch.copysign(d.new_full((), epsilon), d)
         s = divided_in_place(relevance, d + stabiliser)
         return s, {"stabilizer": step.account(taken(s, stabiliser), index)}
