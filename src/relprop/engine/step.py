@@ -76,12 +76,19 @@ def size_per_sample(values: Tensor, layout: Layout | None, batch: int) -> Tensor
     rows = rows_of(values, layout, batch)
     if rows is None:
         return sum_per_sample(values.abs(), layout, batch)
-    scratch = values.new_empty(min(CACHED, rows.shape[1]))
-    sums = [
-        [_blocked_sum(torch.abs(part, out=scratch[: len(part)])[None]) for part in row.split(CACHED)]
-        for row in rows
-    ]
-    return torch.cat([torch.stack(parts).sum(0) for parts in sums])
+    count, length = rows.shape
+    size = columns_at_a_time(count)
+    scratch, sums = values.new_empty(count * min(size, length)), []
+    for start in range(0, length, size):
+        part = rows[:, start : start + size]
+        sums.append(_blocked_sum(torch.abs(part, out=scratch[: part.numel()].view(part.shape))))
+    return torch.stack(sums).sum(0)
+
+
+def columns_at_a_time(count: int) -> int:
+    """How many columns of so many rows stay in a processor's cache."""
+    size = max(1, CACHED // count)
+    return size - size % _BLOCK if size > _BLOCK else size
 
 
 def rows_of(values: Tensor, layout: Layout | None, batch: int) -> Tensor | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,9 +22,25 @@ from relprop.explain.seen import as_before, samples_first
 from relprop.explain.start import Forward
 
 
-def repeated(
-    part: Part, model: Any, passed: Forward, count: int, way: Iterable[Node] | None = None
-) -> dict[str, Any] | None:
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A forward pass, and what is needed to repeat its values: `leaves` of its graph, and which values may be `shared`."""
+
+    captured: Captured
+    program: Program
+    passed: Forward
+    leaves: Mapping[str, Any]
+    shared: Set[Ref]
+
+
+def source(part: Part, model: Any, passed: Forward) -> Source:
+    """A forward pass as one whose values can be repeated."""
+    captured, program, args, kwargs, _ = part
+    shared = _shared(program) if passed.batch == 1 else frozenset[Ref]()
+    return Source(captured, program, passed, leaves_of(model, captured.graph, args, kwargs), shared)
+
+
+def repeated(of: Source, count: int, way: Iterable[Node] | None = None) -> dict[str, Any] | None:
     """The values of a forward pass over all samples `count` times over (sample b of round k is number k·B + b).
 
     `way`: the operations that walks come by which are to read them; all by default. What is computed
@@ -31,13 +48,11 @@ def repeated(
     positions) is computed anew. None where that
     does not give all that the walk reads: then a forward pass over repeated inputs does.
     """
-    captured, program, args, kwargs, _ = part
+    captured, program, passed, leaves, shared = of.captured, of.program, of.passed, of.leaves, of.shared
     if not captured.graph.batched:
         return None
     way = tuple(captured.graph.nodes if way is None else way)
-    shared = _shared(program) if passed.batch == 1 else frozenset[Ref]()
     new: dict[str, Any] = {}
-    leaves = leaves_of(model, captured.graph, args, kwargs)
     read = _read(captured, program, way)
     for node in captured.graph.nodes:
         if node.name not in read:

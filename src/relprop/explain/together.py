@@ -19,7 +19,7 @@ from relprop.explain.batches import fitting
 from relprop.explain.captured import Captured
 from relprop.explain.explainer import Explainer, Part
 from relprop.explain.places import shape_of
-from relprop.explain.repeated import repeated, times
+from relprop.explain.repeated import Source, repeated, source, times
 from relprop.explain.seen import as_before, joined, samples_first
 from relprop.explain.start import Forward
 
@@ -46,9 +46,8 @@ class Wanted:
 class _Passed:
     """A forward pass, and how many walks may come by each of its operations together, in the order of a walk: fewer and fewer."""
 
-    explainer: Explainer
-    part: Part
-    forward: Forward
+    source: Source
+    audit: bool
     at_once: tuple[int, ...]
 
 
@@ -63,7 +62,8 @@ def walks(
     if any(mask.alone for one in wanted for mask in one.masks.values()):
         most = 1
     room = ROOM if passed.batch == 1 and device == "cpu" else None
-    way = _Passed(explainer, part, passed, _at_once(program, passed, most, room))
+    at_once = _at_once(program, passed, most, room)
+    way = _Passed(source(part, explainer.model, passed), explainer.audit, at_once)
     return [found for some in _groups(len(wanted), most) for found in _walked(way, wanted[some], trunk)]
 
 
@@ -94,7 +94,7 @@ def _groups(count: int, most: int) -> list[slice]:
 
 def _walked(passed: _Passed, wanted: Sequence[Wanted], trunk: Walk | None) -> list[Walk]:
     """Walks that start together."""
-    layouts, batch, count = passed.part[0].facts.layout, passed.forward.batch, len(wanted)
+    layouts, batch, count = passed.source.program.facts.layout, passed.source.passed.batch, len(wanted)
     onward = Walk() if trunk is None else trunk.fork()
     onward.entries = []
     onward.pending = {
@@ -116,31 +116,36 @@ def _walked(passed: _Passed, wanted: Sequence[Wanted], trunk: Walk | None) -> li
 
 def _onward(passed: _Passed, wanted: Sequence[Wanted], onward: Walk, begin: bool) -> list[Walk]:
     """Walks that go on together, and part where values become too large for as many. `begin`: from their seeds."""
-    part, forward, count = passed.part, passed.forward, len(wanted)
-    captured, program = part[:2]
+    of, count = passed.source, len(wanted)
+    captured, batch = of.captured, of.passed.batch
     start, nodes = onward.position, captured.graph.nodes[::-1]
     stop = next((i for i in range(start, len(nodes)) if passed.at_once[i] < count), len(nodes))
-    values: dict[str, Any] | None = forward.values
+    values: dict[str, Any] | None = of.passed.values
     if count > 1 and stop > start:
-        values = repeated(part, passed.explainer.model, forward, count, nodes[start:stop])
+        values = repeated(of, count, nodes[start:stop])
     if values is None:  # there are none that so many walks could read
-        alone = _parts(captured, onward, forward.batch, [1] * count)
-        return [
-            way for one, own in zip(wanted, alone, strict=True) for way in _onward(passed, [one], own, begin)
-        ]
+        alone = _parts(captured, onward, batch, [1] * count)
+        return [_onward(passed, [one], own, begin)[0] for one, own in zip(wanted, alone, strict=True)]
     way = walk(
-        program, values, _seeds(captured, wanted, forward.batch) if begin else {}, captured.store, forward.batch * count,
-        passed.explainer.audit, masks=_masks(captured, wanted, forward.batch), onward=onward,
-        until=nodes[stop].name if stop < len(nodes) else None,
+        of.program, values, _seeds(captured, wanted, batch) if begin else {}, captured.store, batch * count, passed.audit,
+        masks=_masks(captured, wanted, batch), onward=onward, until=nodes[stop].name if stop < len(nodes) else None,
     )  # fmt: skip
     if count == 1:
         return [way]
-    if stop == len(nodes):
-        return _parts(captured, way, forward.batch, [1] * count)
-    groups = _groups(count, passed.at_once[stop])
-    ways = _parts(captured, way, forward.batch, [some.stop - some.start for some in groups])
+    accounts = _accounts(way.entries, batch, count)
+    way.entries = []
+    groups = (
+        [slice(k, k + 1) for k in range(count)]
+        if stop == len(nodes)
+        else _groups(count, passed.at_once[stop])
+    )
+    found = _parts(captured, way, batch, [some.stop - some.start for some in groups])
     del way, onward  # and with them the relevance of all
-    return [found for some in groups for found in _onward(passed, wanted[some], ways.pop(0), False)]
+    if stop < len(nodes):
+        found = [one for some in groups for one in _onward(passed, wanted[some], found.pop(0), False)]
+    for one, own in zip(found, accounts, strict=True):
+        one.entries = own + one.entries
+    return found
 
 
 def _seeds(captured: Captured, wanted: Sequence[Wanted], batch: int) -> dict[Ref, Tensor]:
@@ -166,7 +171,7 @@ def _masks(captured: Captured, wanted: Sequence[Wanted], batch: int) -> dict[Ref
 
 
 def _parts(captured: Captured, way: Walk, batch: int, counts: list[int]) -> list[Walk]:
-    """A walk that is several together, parted into groups of so many."""
+    """A walk that is several together, parted into groups of so many; without its accounts."""
     samples, total = [batch * count for count in counts], batch * sum(counts)
 
     def rows(amount: Tensor) -> tuple[Tensor, ...]:
@@ -199,18 +204,25 @@ def _parts(captured: Captured, way: Walk, batch: int, counts: list[int]) -> list
     if way.passed is not None:
         for part, own in zip(parts, rows(way.passed), strict=True):
             part.passed = own
-    for entry in way.entries:
-        absorbed = {reason: rows(amount) for reason, amount in entry.absorbed.items()}
-        received, passed = rows(entry.received), rows(entry.passed)
-        magnitude = None if entry.magnitude is None else rows(entry.magnitude)
-        for k, part in enumerate(parts):
-            part.entries.append(
+    return parts
+
+
+def _accounts(entries: list[Entry], batch: int, count: int) -> list[list[Entry]]:
+    """The accounts of several walks together as those of each."""
+    samples = [batch] * count
+    found: list[list[Entry]] = [[] for _ in samples]
+    for entry in entries:
+        received, passed = (amount.split_with_sizes(samples) for amount in (entry.received, entry.passed))
+        absorbed = [(reason, amount.split_with_sizes(samples)) for reason, amount in entry.absorbed.items()]
+        magnitude = None if entry.magnitude is None else entry.magnitude.split_with_sizes(samples)
+        for k, own in enumerate(found):
+            own.append(
                 Entry(
                     entry.name, entry.operation, entry.module, entry.source, entry.rule, received[k], passed[k],
-                    {reason: amounts[k] for reason, amounts in absorbed.items()}, None if magnitude is None else magnitude[k],
+                    {reason: amounts[k] for reason, amounts in absorbed}, None if magnitude is None else magnitude[k],
                 )
             )  # fmt: skip
-    return parts
+    return found
 
 
 def _entries(entries: list[Entry], one: Wanted) -> Iterator[Entry]:
@@ -228,12 +240,13 @@ def rounds(
 ) -> Iterator[tuple[list[int], dict[str, Any]]]:
     """The numbers below `count` in groups, each with the values of a forward pass for so many walks at once."""
     captured, _, args, kwargs, _ = part
+    of = source(part, explainer.model, passed)
     many = max(1, min(at_once, count, fitting(captured.graph, (args, kwargs)) // passed.batch))
     size, copy = 1, passed.values
     for first in range(0, count, many):
         chosen = list(range(first, min(first + many, count)))
         if len(chosen) != size:
-            made = passed.values if len(chosen) == 1 else repeated(part, explainer.model, passed, len(chosen))
+            made = passed.values if len(chosen) == 1 else repeated(of, len(chosen))
             if made is None:
                 yield from (([i], passed.values) for i in range(first, count))
                 return

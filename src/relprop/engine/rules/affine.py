@@ -11,7 +11,7 @@ from torch import Tensor
 
 from relprop.engine.looks import traced
 from relprop.engine.rules.declared import LinearRule
-from relprop.engine.step import CACHED, Layout, rows_of, sum_per_sample
+from relprop.engine.step import Layout, columns_at_a_time, rows_of, sum_per_sample
 
 Result = tuple[Tensor, dict[str, Tensor]]
 """Relevance of the input, and what the rule absorbed: from a reason to a sum per sample, (B,) float64."""
@@ -237,7 +237,7 @@ def divided_by_blocks(
     """
     out = z if out is None else out
     together = relevance.shape[0] if z.shape[0] == 1 else 1  # rows that are divided by the same
-    length, size = z.shape[1], max(1, CACHED // together)
+    length, size = z.shape[1], columns_at_a_time(together)
     of_one, scratch, own = (
         z.new_full((), epsilon),
         z.new_empty(min(size, length)),
