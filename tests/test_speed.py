@@ -131,9 +131,18 @@ def test_values_of_one_sample_are_not_copied_for_its_targets(monkeypatch: pytest
     monkeypatch.setattr(
         repeated, "times", lambda value, *_, own=repeated.times: made.append(value) or own(value, *_)
     )
-    relprop.Explainer(residual(), "epsilon").explain_targets(example(), [0, 1, 2])
-    large = [value for value in made if isinstance(value, Tensor) and value.shape == (1, 8, 12, 12)]
-    assert len(large) <= 1  # what the max pooling reads; three others are shared
+    model = residual()
+    for form in (torch.contiguous_format, torch.channels_last):
+        explainer, x = (
+            relprop.Explainer(model.to(memory_format=form), "epsilon"),
+            example().to(memory_format=form),
+        )
+        found = explainer.explain_targets(x, [0, 1, 2])
+        assert torch.allclose(found[2].relevance, explainer(x, 2).relevance, rtol=0, atol=1e-12)
+    large = [value for value in made if isinstance(value, Tensor) and value.shape[2:] in ((12, 12), (6, 6))]
+    assert [value.shape[3] for value in large] == [
+        6
+    ] * 2  # what the average pooling reads; all others are shared
 
 
 def test_the_walk_frees_the_values_that_it_has_passed() -> None:

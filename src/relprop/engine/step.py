@@ -86,8 +86,8 @@ def size_per_sample(values: Tensor, layout: Layout | None, batch: int) -> Tensor
 
 
 def columns_at_a_time(count: int) -> int:
-    """How many columns of so many rows stay in a processor's cache."""
-    size = max(1, CACHED // count)
+    """How many columns of so many rows stay in the caches of the threads that work on them."""
+    size = max(1, CACHED * torch.get_num_threads() // count)
     return size - size % _BLOCK if size > _BLOCK else size
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence, Set
 from functools import partial
 from typing import Any
 
@@ -12,35 +11,18 @@ from torch import Tensor
 
 from relprop.engine.analyse import values_of
 from relprop.engine.graph import Meta, Node, Ref, replace_refs, value_of
-from relprop.engine.ops import OPS
 from relprop.engine.propagate import Program
 from relprop.engine.step import Layout
-from relprop.explain.captured import Captured, leaves_of
+from relprop.explain.captured import Captured
 from relprop.explain.explainer import Part
 from relprop.explain.places import shape_of
 from relprop.explain.seen import as_before, samples_first
 from relprop.explain.start import Forward
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A forward pass, and what is needed to repeat its values: `leaves` of its graph, and which values may be `shared`."""
-
-    captured: Captured
-    program: Program
-    passed: Forward
-    leaves: Mapping[str, Any]
-    shared: Set[Ref]
-
-
-def source(part: Part, model: Any, passed: Forward) -> Source:
-    """A forward pass as one whose values can be repeated."""
-    captured, program, args, kwargs, _ = part
-    shared = _shared(program) if passed.batch == 1 else frozenset[Ref]()
-    return Source(captured, program, passed, leaves_of(model, captured.graph, args, kwargs), shared)
-
-
-def repeated(of: Source, count: int, way: Iterable[Node] | None = None) -> dict[str, Any] | None:
+def repeated(
+    part: Part, passed: Forward, count: int, way: Iterable[Node] | None = None
+) -> dict[str, Any] | None:
     """The values of a forward pass over all samples `count` times over (sample b of round k is number k·B + b).
 
     `way`: the operations that walks come by which are to read them; all by default. What is computed
@@ -48,7 +30,8 @@ def repeated(of: Source, count: int, way: Iterable[Node] | None = None) -> dict[
     positions) is computed anew. None where that
     does not give all that the walk reads: then a forward pass over repeated inputs does.
     """
-    captured, program, passed, leaves, shared = of.captured, of.program, of.passed, of.leaves, of.shared
+    captured, program = part[:2]
+    leaves, shared = passed.leaves, program.common if passed.batch == 1 else frozenset[Ref]()
     if not captured.graph.batched:
         return None
     way = tuple(captured.graph.nodes if way is None else way)
@@ -66,7 +49,7 @@ def repeated(of: Source, count: int, way: Iterable[Node] | None = None) -> dict[
                 ref = Ref(node.name)
                 layout = _layout(captured, node, ref)
                 new[node.name] = _times(leaves[node.name], layout, passed.batch, count, ref in shared)
-            elif _copied(captured, node):
+            elif node.name in program.carried:
                 _copy(captured, node, passed, count, new, shared)
             else:
                 new[node.name] = _anew(captured, node, passed.batch * count, new)
@@ -80,27 +63,9 @@ def _read(captured: Captured, program: Program, way: Sequence[Node]) -> set[str]
     """The names of the values that an operation on the way reads or has made, and of what these are computed anew from."""
     read = {name for node in way for name in (node.name, *(ref.name for ref in program.reads[node.name]))}
     for node in reversed(captured.graph.nodes):
-        if node.name in read and node.kind == "call" and not _copied(captured, node):
+        if node.name in read and node.kind == "call" and node.name not in program.carried:
             read.update(ref.name for ref in program.reads[node.name])
     return read
-
-
-def _copied(captured: Captured, node: Node) -> bool:
-    """Whether the value of an operation is repeated as it is, not computed anew."""
-    return _carries(captured, node) and not _of_whole_numbers(node)
-
-
-def _carries(captured: Captured, node: Node) -> bool:
-    return any(ref in captured.facts.data for ref in values_of(node))
-
-
-def _of_whole_numbers(node: Node) -> bool:
-    """Whether the node rearranges token ids or a mask, which costs nothing to do again."""
-    return (
-        isinstance(node.meta, Meta)
-        and not node.meta.dtype.is_floating_point
-        and not node.meta.dtype.is_complex
-    )
 
 
 class _Unknown(Exception):
@@ -134,27 +99,7 @@ def _copy(
         kept = passed.values[memory]
         if not isinstance(kept, Tensor) or kept.shape != shape_of(captured, ref, passed.batch).shape:
             raise _Unknown
-        new[memory] = times(kept, _layout(captured, node, ref), passed.batch, count)
-
-
-_BROADCAST = ("linear", "convolution", "batch_norm", "addition", "activation", "product", "norm", "softmax")
-"""Kinds of operations that read a value of one sample, seen as many, as they read any other."""
-
-
-def _shared(program: Program) -> frozenset[Ref]:
-    """The values that need no copies: nothing reads them in the walk that would look at their memory."""
-    found: set[Ref] = set()
-    barred: set[Ref] = set()
-    for node in program.graph.nodes:
-        row = OPS.get(node.operation)
-        if row is None or node.name not in program.rules:
-            continue
-        place = found if row.kind in _BROADCAST else barred
-        if row.reads in ("inputs", "both"):
-            place.update(program.reads[node.name])
-        if row.reads in ("output", "both"):
-            place.update(values_of(node))
-    return frozenset(found - barred)
+        new[memory] = _times(kept, _layout(captured, node, ref), passed.batch, count, True)
 
 
 def _times(value: Any, layout: Layout | None, batch: int, count: int, shared: bool) -> Any:

@@ -31,6 +31,7 @@ class Forward:
     values: dict[str, Any]
     output: Any
     batch: int
+    leaves: dict[str, Any]
 
 
 def forward(
@@ -49,7 +50,7 @@ def forward(
     values = record(program, leaves, captured.store, only=only, autocast=explainer.options.get("autocast"))
 
     output = map_output(captured.graph.output, lambda ref: value_of(values, ref))
-    return Forward(values, output, batch_size((args, kwargs)))
+    return Forward(values, output, batch_size((args, kwargs)), leaves)
 
 
 @cache

@@ -19,7 +19,7 @@ from relprop.explain.batches import fitting
 from relprop.explain.captured import Captured
 from relprop.explain.explainer import Explainer, Part
 from relprop.explain.places import shape_of
-from relprop.explain.repeated import Source, repeated, source, times
+from relprop.explain.repeated import repeated, times
 from relprop.explain.seen import as_before, joined, samples_first
 from relprop.explain.start import Forward
 
@@ -29,7 +29,7 @@ SAMPLES = {"cpu": 8, "cuda": 64}
 SHARED = {"cpu": 16, "cuda": 64}
 """The same for walks of one sample, which share its values."""
 
-ROOM = 16 * 2**20
+ROOM = 12 * 2**20
 """How many bytes the values at one operation of walks that share a sample may take on a CPU: so many lie in its cache until they
 are read again. Where values are larger, as they become towards an image, the walks part and go on in smaller groups."""
 
@@ -46,7 +46,8 @@ class Wanted:
 class _Passed:
     """A forward pass, and how many walks may come by each of its operations together, in the order of a walk: fewer and fewer."""
 
-    source: Source
+    part: Part
+    forward: Forward
     audit: bool
     at_once: tuple[int, ...]
 
@@ -63,26 +64,25 @@ def walks(
         most = 1
     room = ROOM if passed.batch == 1 and device == "cpu" else None
     at_once = _at_once(program, passed, most, room)
-    way = _Passed(source(part, explainer.model, passed), explainer.audit, at_once)
+    way = _Passed(part, passed, explainer.audit, at_once)
     return [found for some in _groups(len(wanted), most) for found in _walked(way, wanted[some], trunk)]
 
 
 def _at_once(program: Program, passed: Forward, most: int, room: int | None) -> tuple[int, ...]:
     """How many walks may come by each operation together."""
-    found, data = [], program.facts.data
+    found = []
+    sizes = {name: _bytes(passed.values[name]) for name in program.carried & passed.values.keys()}
     for node in reversed(program.graph.nodes):
         if room is not None and node.kind == "call":
-            held = (_held(passed, ref) for ref in (Ref(node.name), *program.reads[node.name]) if ref in data)
-            largest = max((value.nbytes for value in held if value is not None), default=1)
-            most = max(1, min(most, room // max(1, largest)))
+            largest = max(sizes.get(ref.name, 1) for ref in (Ref(node.name), *program.reads[node.name]))
+            most = max(1, min(most, room // largest))
         found.append(most)
     return tuple(found)
 
 
-def _held(passed: Forward, ref: Ref) -> Tensor | None:
-    value = passed.values.get(ref.name)
-    value = value if ref.index is None or value is None else value[ref.index]
-    return value if isinstance(value, Tensor) else None
+def _bytes(held: Any) -> int:
+    values = held if isinstance(held, (tuple, list)) else (held,)
+    return max((value.nbytes for value in values if isinstance(value, Tensor)), default=0) or 1
 
 
 def _groups(count: int, most: int) -> list[slice]:
@@ -94,7 +94,7 @@ def _groups(count: int, most: int) -> list[slice]:
 
 def _walked(passed: _Passed, wanted: Sequence[Wanted], trunk: Walk | None) -> list[Walk]:
     """Walks that start together."""
-    layouts, batch, count = passed.source.program.facts.layout, passed.source.passed.batch, len(wanted)
+    layouts, batch, count = passed.part[0].facts.layout, passed.forward.batch, len(wanted)
     onward = Walk() if trunk is None else trunk.fork()
     onward.entries = []
     onward.pending = {
@@ -116,18 +116,18 @@ def _walked(passed: _Passed, wanted: Sequence[Wanted], trunk: Walk | None) -> li
 
 def _onward(passed: _Passed, wanted: Sequence[Wanted], onward: Walk, begin: bool) -> list[Walk]:
     """Walks that go on together, and part where values become too large for as many. `begin`: from their seeds."""
-    of, count = passed.source, len(wanted)
-    captured, batch = of.captured, of.passed.batch
+    (captured, program), forward, count = passed.part[:2], passed.forward, len(wanted)
+    batch = forward.batch
     start, nodes = onward.position, captured.graph.nodes[::-1]
     stop = next((i for i in range(start, len(nodes)) if passed.at_once[i] < count), len(nodes))
-    values: dict[str, Any] | None = of.passed.values
+    values: dict[str, Any] | None = forward.values
     if count > 1 and stop > start:
-        values = repeated(of, count, nodes[start:stop])
+        values = repeated(passed.part, forward, count, nodes[start:stop])
     if values is None:  # there are none that so many walks could read
         alone = _parts(captured, onward, batch, [1] * count)
         return [_onward(passed, [one], own, begin)[0] for one, own in zip(wanted, alone, strict=True)]
     way = walk(
-        of.program, values, _seeds(captured, wanted, batch) if begin else {}, captured.store, batch * count, passed.audit,
+        program, values, _seeds(captured, wanted, batch) if begin else {}, captured.store, batch * count, passed.audit,
         masks=_masks(captured, wanted, batch), onward=onward, until=nodes[stop].name if stop < len(nodes) else None,
     )  # fmt: skip
     if count == 1:
@@ -240,13 +240,12 @@ def rounds(
 ) -> Iterator[tuple[list[int], dict[str, Any]]]:
     """The numbers below `count` in groups, each with the values of a forward pass for so many walks at once."""
     captured, _, args, kwargs, _ = part
-    of = source(part, explainer.model, passed)
     many = max(1, min(at_once, count, fitting(captured.graph, (args, kwargs)) // passed.batch))
     size, copy = 1, passed.values
     for first in range(0, count, many):
         chosen = list(range(first, min(first + many, count)))
         if len(chosen) != size:
-            made = passed.values if len(chosen) == 1 else repeated(of, len(chosen))
+            made = passed.values if len(chosen) == 1 else repeated(part, passed, len(chosen))
             if made is None:
                 yield from (([i], passed.values) for i in range(first, count))
                 return

@@ -15,7 +15,7 @@ from relprop.engine.ops.window import gathered, scattered, windows_of
 from relprop.engine.rules import RULES, Affine, Attention, Epsilon, MaxPool, Pass, Product, Softmax
 from relprop.engine.rules.affine import add
 from relprop.engine.spectra import complex_linear
-from relprop.engine.step import Shares, Step
+from relprop.engine.step import Shares, Step, one_of
 
 
 def average(step: Step, relevance: Tensor) -> Shares:
@@ -317,8 +317,15 @@ def _pool_with_winners(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
 def _to_winners(step: Step, relevance: Tensor) -> Tensor:
     a = named_arguments(step)
     window = (a["kernel_size"], a["stride"], a["padding"], a["dilation"], a["ceil_mode"])
-    x = step.args[0].to(relevance.dtype)
-    return torch.ops.aten.max_pool2d_with_indices_backward(relevance, x, *window, step.memory)  # type: ignore[no-any-return]
+    x, winners = step.args[0].to(relevance.dtype), step.memory
+    backward = torch.ops.aten.max_pool2d_with_indices_backward
+    if one_of(winners) is winners or x.device.type != "cpu":
+        shares: Tensor = backward(relevance, x, *window, winners)
+        return shares
+    shares, ones = x.new_empty(x.shape), [1] * len(x)  # the winners of one sample are those of all
+    for r, own in zip(relevance.split_with_sizes(ones), shares.split_with_sizes(ones), strict=True):
+        backward.grad_input(r, x[:1], *window, winners[:1], grad_input=own)
+    return shares
 
 
 def log_sum_exp(step: Step, relevance: Tensor) -> Shares:

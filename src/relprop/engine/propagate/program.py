@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from relprop.engine.analyse import Facts, values_of
-from relprop.engine.graph import Graph, Node, Ref, parents
+from relprop.engine.graph import Graph, Meta, Node, Ref, parents
 from relprop.engine.ops import OPS, Operation
 from relprop.engine.ops.elementwise import gate_source, is_complement
 from relprop.engine.plan import Plan
 from relprop.engine.propagate.rectified import rectified
-from relprop.engine.rules import Rule
+from relprop.engine.rules import MaxPool, Rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,8 @@ class Program:
         default_factory=dict
     )  # what they work out once of their node alone
     reads: Mapping[str, tuple[Ref, ...]] = field(default_factory=dict)  # what each operation reads
+    carried: frozenset[str] = frozenset()  # nodes with a value that carries relevance; none of whole numbers
+    common: frozenset[Ref] = frozenset()  # of one sample, several walks read these without copies
 
 
 def prepare(graph: Graph, facts: Facts, plan: Plan, keep: Iterable[Ref] = ()) -> Program:
@@ -56,6 +58,7 @@ def prepare(graph: Graph, facts: Facts, plan: Plan, keep: Iterable[Ref] = ()) ->
             kept.add(Ref(node.name))
     held = {ref.name for ref in kept}
     statistics = _statistics(graph, facts)
+    read = {node.name: tuple(dict.fromkeys(parents(node))) for node in graph.nodes}
     return Program(
         graph,
         facts,
@@ -71,8 +74,39 @@ def prepare(graph: Graph, facts: Facts, plan: Plan, keep: Iterable[Ref] = ()) ->
         {row.name: str(row.rule) for row in plan},
         {node.name: OPS[node.operation] for node in graph.nodes if node.operation in OPS},
         {name: {} for name in rules},
-        {node.name: tuple(dict.fromkeys(parents(node))) for node in graph.nodes},
+        read,
+        frozenset(node.name for node in graph.nodes if _carries(node, facts)),
+        _common(graph, rules, read),
     )
+
+
+def _carries(node: Node, facts: Facts) -> bool:
+    """Whether a value of the node carries relevance. Rearranged token ids and masks do not count: they cost nothing to make again."""
+    whole = isinstance(node.meta, Meta) and not (
+        node.meta.dtype.is_floating_point or node.meta.dtype.is_complex
+    )
+    return not whole and any(ref in facts.data for ref in values_of(node))
+
+
+_BROADCAST = ("linear", "convolution", "batch_norm", "addition", "activation", "product", "norm", "softmax")
+"""Kinds of operations that read a value of one sample, seen as many, as they read any other."""
+
+
+def _common(graph: Graph, rules: Mapping[str, Rule], reads: Mapping[str, tuple[Ref, ...]]) -> frozenset[Ref]:
+    """The values that need no copies for several walks: nothing reads them in the walk that would look at their memory."""
+    found: set[Ref] = set()
+    barred: set[Ref] = set()
+    for node in graph.nodes:
+        row = OPS.get(node.operation)
+        if row is None or node.name not in rules:
+            continue
+        winners = row.remembers is not None and isinstance(rules[node.name], MaxPool)
+        place = found if row.kind in _BROADCAST or winners else barred
+        if row.reads in ("inputs", "both"):
+            place.update(reads[node.name])
+        if row.reads in ("output", "both"):
+            place.update(values_of(node))
+    return frozenset(found - barred)
 
 
 def read_last(nodes: Iterable[Node], held: Set[str]) -> dict[str, tuple[str, ...]]:

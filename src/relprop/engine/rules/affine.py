@@ -11,7 +11,7 @@ from torch import Tensor
 
 from relprop.engine.looks import traced
 from relprop.engine.rules.declared import LinearRule
-from relprop.engine.step import Layout, columns_at_a_time, rows_of, sum_per_sample
+from relprop.engine.step import Layout, columns_at_a_time, rows_of
 
 Result = tuple[Tensor, dict[str, Tensor]]
 """Relevance of the input, and what the rule absorbed: from a reason to a sum per sample, (B,) float64."""
@@ -238,26 +238,22 @@ def divided_by_blocks(
     out = z if out is None else out
     together = relevance.shape[0] if z.shape[0] == 1 else 1  # rows that are divided by the same
     length, size = z.shape[1], columns_at_a_time(together)
-    of_one, scratch, own = (
-        z.new_full((), epsilon),
-        z.new_empty(min(size, length)),
-        z.new_empty(min(size, length)),
-    )
+    of_one, own = z.new_full((), epsilon), z.new_empty(min(size, length))
+    scratch = torch.full_like(own, epsilon)
     kept: list[Tensor] = []
     for k, row in enumerate(z):
         rows, parts = slice(k * together, (k + 1) * together), []
         for start in range(0, length, size):
             block = slice(start, min(start + size, length))
-            z_k, r, s = row[block], relevance[rows, block], out[rows, block]
-            d = own[: len(z_k)]
+            z_k, s = row[block], out[rows, block]
+            d, stabiliser = own[: len(z_k)], scratch[: len(z_k)]
             if rectified:
-                torch.div(r, torch.clamp(z_k, min=0, out=d).add_(epsilon), out=s)
-                parts.append(epsilon * sum_per_sample(s, Layout(0, 1), together))
-                continue
-            stabiliser = torch.copysign(of_one, z_k, out=scratch[: len(z_k)])
-            torch.div(r, torch.add(z_k, stabiliser, out=d), out=s)
-            parts.append(torch.mv(s, stabiliser).double())
-        kept.append(torch.stack(parts).sum(0))
+                z_k = torch.clamp(z_k, min=0, out=d)
+            else:
+                torch.copysign(of_one, z_k, out=stabiliser)
+            torch.div(relevance[rows, block], torch.add(z_k, stabiliser, out=d), out=s)
+            parts.append(torch.mv(s, stabiliser))
+        kept.append(torch.stack(parts).sum(0, dtype=torch.float64))
     return torch.cat(kept)
 
 
