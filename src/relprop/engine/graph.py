@@ -208,6 +208,34 @@ def replace_refs(structure: Any, new: Callable[[Ref], Any]) -> Any:
     return structure
 
 
+Places = tuple[tuple[int, str, int | None], ...] | None
+"""Where arguments hold values of other nodes: position, name and part; None where one lies within a list."""
+
+
+def places_of(args: tuple[Any, ...]) -> Places:
+    """The places of the arguments that are `Ref`s, worked out once for `filled`."""
+    if any(True for item in args if not isinstance(item, Ref) for _ in refs(item)):
+        return None
+    return tuple((i, item.name, item.index) for i, item in enumerate(args) if isinstance(item, Ref))
+
+
+def filled(args: tuple[Any, ...], places: Places, values: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The arguments with the values that they name; None for one that is not held."""
+    if places is None:
+        return replace_refs(args, lambda ref: part_of(values, ref))  # type: ignore[no-any-return]
+    found = [*args]
+    for position, name, index in places:
+        held = values.get(name)
+        found[position] = held if index is None or held is None else held[index]
+    return tuple(found)
+
+
+def part_of(values: Mapping[str, Any], ref: Ref) -> Any:
+    """The value at `ref`, of values by node name; None where it is not held."""
+    held = values.get(ref.name)
+    return held if ref.index is None or held is None else held[ref.index]
+
+
 def parents(node: Node) -> Iterator[Ref]:
     """The values that a node reads, in order of appearance (arguments first, then keywords)."""
     yield from refs(node.args)

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from relprop.engine.rules import Rule
 
 _BLOCK = 1024
-CACHED = 1 << 17
+_ROW = (
+    1 << 17
+)  # a row of so many numbers is not worth several threads; torch sums it in a tree, as exact as blocks
+CACHED = 1 << 18
 """How many numbers are worked on at a time where one pass over memory takes more than one operation on a CPU: so many stay
 in its cache."""
 
@@ -61,8 +64,10 @@ def sum_per_sample(values: Tensor, layout: Layout | None, batch: int) -> Tensor:
 def _blocked_sum(rows: Tensor) -> Tensor:
     """Row sums in float64: exact enough in float32 within a block, and as fast as memory allows."""
     length = rows.shape[1]
-    if rows.dtype == torch.float64 or length <= _BLOCK or traced():  # a compiled sum converts as it reads
+    if rows.dtype == torch.float64 or traced():  # a compiled sum converts as it reads
         return rows.sum(1, dtype=torch.float64)
+    if length <= _ROW:
+        return rows.sum(1).double()
     block = _block(length)
     if length % block == 0:
         return rows.view(rows.shape[0], -1, block).sum(-1).sum(-1, dtype=torch.float64)

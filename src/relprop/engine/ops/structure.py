@@ -17,16 +17,11 @@ from torch.utils import _pytree as pytree
 from relprop.engine.graph import Meta, Node, Ref, name_of, refs, replace_refs
 from relprop.engine.ids import recoded
 from relprop.engine.ops.elementwise import addition_rule, stabilised, sum_to
-from relprop.engine.ops.table import Nonnegative, Operation, Propagate, first_known, register, rows
+from relprop.engine.ops.table import Nonnegative, Operation, Propagate, first_known, pass_on, register, rows
 from relprop.engine.rules import Addition, Epsilon, Pass
 from relprop.engine.step import Shares, Step
 
 # ---------------------------------------------------------------- selections
-
-
-def identity(step: Step, relevance: Tensor) -> Shares:
-    """Copies: the argument receives the output's relevance as it is."""
-    return Shares({0: relevance})
 
 
 def cast(step: Step, relevance: Tensor) -> Shares:
@@ -385,7 +380,7 @@ _selections("scatter.value index_fill.int_Scalar", _fill_known, overwriting)
 _selections("_to_copy to.dtype to.device to.dtype_layout to.other type_as", first_known(0), cast)
 rows(
     "clone contiguous detach alias lift_fresh_copy",
-    Operation("selection", identity, "nothing", Pass(), (Pass,), first_known(0)),
+    Operation("selection", pass_on, "nothing", Pass(), (Pass,), first_known(0)),
 )
 _selections("copy fill.Tensor", _all_known, replaced)
 _selections("fill.Scalar zero", "never", replaced)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from torch import Tensor
+
 from relprop.engine.graph import Node, Ref, name_of, parents, refs
 from relprop.engine.rules import Pass, Rule
 from relprop.engine.step import Shares, Step
@@ -75,6 +77,12 @@ class Operation:
             found = list(parents(node))
             return bool(found) and all(ref in known for ref in found)
         return self.nonnegative == "always"
+
+
+def pass_on(step: Step, relevance: Tensor) -> Shares:
+    """The identity: the first argument receives the output's relevance (AttnLRP, Eq. 9), also where φ(0) is not 0. The walk
+    does this without making a step."""
+    return Shares({0: relevance})
 
 
 OPS: dict[str, Operation] = {}

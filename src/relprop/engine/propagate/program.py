@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from relprop.engine.analyse import Facts, values_of
-from relprop.engine.graph import Graph, Meta, Node, Ref, parents
+from relprop.engine.graph import Graph, Meta, Node, Places, Ref, parents, places_of
 from relprop.engine.ops import OPS, Operation
 from relprop.engine.ops.elementwise import gate_source, is_complement
 from relprop.engine.plan import Plan
@@ -40,6 +40,7 @@ class Program:
     reads: Mapping[str, tuple[Ref, ...]] = field(default_factory=dict)  # what each operation reads
     carried: frozenset[str] = frozenset()  # nodes with a value that carries relevance; none of whole numbers
     common: frozenset[Ref] = frozenset()  # of one sample, several walks read these without copies
+    places: Mapping[str, Places] = field(default_factory=dict)  # of the values among the nodes' arguments
 
 
 def prepare(graph: Graph, facts: Facts, plan: Plan, keep: Iterable[Ref] = ()) -> Program:
@@ -77,6 +78,7 @@ def prepare(graph: Graph, facts: Facts, plan: Plan, keep: Iterable[Ref] = ()) ->
         read,
         frozenset(node.name for node in graph.nodes if _carries(node, facts)),
         _common(graph, rules, read),
+        {node.name: places_of(node.args) for node in graph.nodes},
     )
 
 

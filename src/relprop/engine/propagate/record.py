@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from relprop.engine.graph import Node, Ref, replace_refs, value_of
+from relprop.engine.graph import Node, Ref, filled, replace_refs, value_of
 from relprop.engine.isolate import without_autocast
 from relprop.engine.propagate.program import Program, read_last
 from relprop.engine.propagate.weights import Weights
@@ -50,7 +50,8 @@ def record(
                 instead = remembers if row is None or remembers is not None else row.computes
 
                 def run(node: Node = node, function: Callable[..., Any] = instead or function) -> Any:
-                    return function(*replace_refs(node.args, value), **replace_refs(node.kwargs, value))
+                    named = replace_refs(node.kwargs, value) if node.kwargs else {}
+                    return function(*filled(node.args, program.places[node.name], values), **named)
 
                 if facts.lasts(node.name):
                     with without_autocast():

@@ -8,16 +8,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from relprop.engine.analyse import values_of
-from relprop.engine.graph import Node, Ref, replace_refs
+from relprop.engine.graph import Node, Ref, filled, part_of, replace_refs
 from relprop.engine.isolate import without_autocast
 from relprop.engine.looks import come_to
+from relprop.engine.ops.table import pass_on
 from relprop.engine.propagate.book import Book, Mask, Walk
 from relprop.engine.propagate.program import Program
 from relprop.engine.propagate.record import memory_of
 from relprop.engine.propagate.weights import Weights
 from relprop.engine.step import Journal, Shares, Step
+
+_NOTHING_KEPT = Shares({})
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -72,14 +76,19 @@ def walk(
                     sums[Ref(node.name)] if result.passed is None else result.passed + sums[Ref(node.name)]
                 )
         elif arrived is not None:
-            rectified = result.from_outputs and Ref(node.name) in program.rectified
-            step = step_of(program, node, held, store, batch, journal, rectified)
-            if outside is not None and journal is None and isinstance(step.output, Tensor):
-                step.spare = _place(step.output) not in outside
-            come_to(node.name)
-            shares = program.operations[node.name].propagate(step, arrived)
+            operation = program.operations[node.name]
+            if operation.propagate is pass_on:
+                pairs, shares = [(node.args[0], arrived)], _NOTHING_KEPT
+            else:
+                rectified = result.from_outputs and Ref(node.name) in program.rectified
+                step = step_of(program, node, held, store, batch, journal, rectified)
+                if outside is not None and journal is None and isinstance(step.output, Tensor):
+                    step.spare = _place(step.output) not in outside
+                come_to(node.name)
+                shares = operation.propagate(step, arrived)
+                pairs = pairs_of(node, shares)
             passed = []
-            for ref, share in pairs_of(node, shares):
+            for ref, share in pairs:
                 amount = book.handed(node, ref, share, arrived, sums)
                 passed.append(amount)
                 _arrive(relevance, sums, ref, share, amount)
@@ -93,8 +102,7 @@ def walk(
 def _places(values: Mapping[str, Any], refs: Iterable[Ref]) -> Iterator[int]:
     """Where the memory of values lies."""
     for ref in refs:
-        held = values.get(ref.name)
-        held = held if ref.index is None or held is None else held[ref.index]
+        held = part_of(values, ref)
         if isinstance(held, Tensor):
             yield _place(held)
 
@@ -162,6 +170,14 @@ def _matched(argument: Any, share: Any) -> Iterator[tuple[Ref, Tensor]]:
             yield from _matched(item, part)
 
 
+def _is_half(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype in HALF
+
+
+def _in_full(value: Tensor) -> Tensor:
+    return value.float() if _is_half(value) else value
+
+
 def step_of(
     program: Program,
     node: Node,
@@ -175,24 +191,19 @@ def step_of(
 
     `rectified`: the relevance that it gets is 0 wherever its output is not positive.
     """
-    half = False
-
-    def value(ref: Ref) -> Any:
-        nonlocal half
-        held = values.get(ref.name)
-        held = held if ref.index is None or held is None else held[ref.index]
-        if isinstance(held, Tensor) and held.dtype in HALF:
-            half = True
-            return held.float()
-        return held
-
     facts = program.facts
-    args, kwargs = replace_refs(node.args, value), replace_refs(node.kwargs, value)
+    args = filled(node.args, program.places[node.name], values)
+    kwargs = replace_refs(node.kwargs, lambda ref: part_of(values, ref)) if node.kwargs else {}
     output = values.get(node.name) if node.name in program.needs_output else None
-    function = node.function
-    assert function is not None
-    half |= isinstance(output, Tensor) and output.dtype in HALF  # its inputs are not, under autocast
+    nested = bool(kwargs) or program.places[node.name] is None
+    leaves = pytree.tree_leaves((args, kwargs)) if nested else args
+    half = any(_is_half(value) for value in leaves)
+    if half:
+        args, kwargs = pytree.tree_map_only(Tensor, _in_full, (args, kwargs))
+    half |= _is_half(output)  # its inputs are not, under autocast
     if half and output is not None:
+        function = node.function
+        assert function is not None
         with torch.no_grad():
             output = function(*args, **kwargs)
 

@@ -53,6 +53,8 @@ def gamma(rule: Gamma, f: Affine, relevance: Tensor) -> Result:
     z = f.output if f.bias is None or bias is not None else f.output - f.bias
     size = f.x if f.nonnegative else f.x.abs()
     extent = f.apply(size, f.part("absolute"))
+    if rule.stabiliser == "signed" and rule.epsilon and not (rule.spreads or f.noted or traced()):
+        return _gamma_by_size(rule, f, relevance, bias, z, size, extent)
     extent = extent if bias is None else extent + bias.abs()  # Σ_j |z_kj| + |b_k|
     sign = z.sign()
     # the denominators are those of the rule over 1 + γ/2, and so is the stabiliser
@@ -70,6 +72,41 @@ def gamma(rule: Gamma, f: Affine, relevance: Tensor) -> Result:
         return settled(rule, f, relevance, quotient, every, shares)
     shares, absorbed = settled(rule, f, relevance, quotient, None, shares)
     absorbed["bias"] = f.account_product(s, bias) + kappa * f.account_product(signed, bias.abs())
+    return shares, absorbed
+
+
+def _gamma_by_size(
+    rule: Gamma, f: Affine, relevance: Tensor, bias: Tensor | None, z: Tensor, size: Tensor, extent: Tensor
+) -> Result:
+    """γ by σ s = R / (|z| + κ Σ_j |z_kj| + ε), whose denominator is positive: few passes over memory, and no stabiliser in it.
+
+    `size`: |x|; `extent`: Σ_j |x_j| |w_kj|, which is written over.
+    """
+    kappa = rule.gamma / (2 + rule.gamma)
+    epsilon = z.new_full((), rule.epsilon * (1 - kappa))
+    spread = None if bias is None else kappa * bias.abs()
+    own = extent if owned(extent, f.x, z) else extent.clone()
+    magnitude = z.abs()
+    own.mul_(kappa).add_(epsilon if spread is None else spread + epsilon).add_(magnitude)
+    present, kept = relevance, None
+    if not holds(f.x, lambda: magnitude.amin() != 0, cheap=True):  # the stabiliser keeps all where z = 0
+        present = kept_where_positive(relevance, magnitude.expand_as(relevance))
+        kept = f.account(relevance - present)
+    signed = divided_in_place(present, own)
+    sign = torch.sign(z, out=magnitude)
+    s = torch.mul(signed, sign, out=sign) if signed.shape == sign.shape else signed * sign
+    plain, absolute = f.transpose(s, f.weight), f.transpose(signed, f.part("absolute"))
+    if f.nonnegative:
+        shares = scaled(f.x, torch.add(plain, absolute, alpha=kappa), s)
+    else:
+        shares = torch.addcmul(f.x * plain, size, absolute, value=kappa)
+    absorbed: dict[str, Tensor] = {} if kept is None else {"stabilizer": kept}
+    if spread is None or bias is None:
+        add(absorbed, "stabilizer", f.account_product(signed, epsilon))
+        return shares, absorbed
+    to_stabiliser, to_bias = f.account_products(signed, epsilon, spread)
+    add(absorbed, "stabilizer", to_stabiliser)
+    absorbed["bias"] = f.account_product(s, bias) + to_bias
     return shares, absorbed
 
 

@@ -12,15 +12,9 @@ from relprop.engine.graph import Node
 from relprop.engine.ops.elementwise.choices import split
 from relprop.engine.ops.elementwise.signs import clamp_known, power_known, product_known, threshold_known
 from relprop.engine.ops.elementwise.sums import sum_to
-from relprop.engine.ops.table import Nonnegative, Operation, first_known, rows
+from relprop.engine.ops.table import Nonnegative, Operation, first_known, pass_on, rows
 from relprop.engine.rules import Pass
 from relprop.engine.step import Shares, Step
-
-
-def pass_first(step: Step, relevance: Tensor) -> Shares:
-    """The identity: the first argument receives the output's relevance (AttnLRP, Eq. 9), also where φ(0) is
-    not 0."""
-    return Shares({0: relevance})
 
 
 def clamped(step: Step, relevance: Tensor) -> Shares:
@@ -55,7 +49,7 @@ def activation(
     """Rows for elementwise functions: the identity rule."""
     rows(
         names,
-        Operation("activation", pass_first, "nothing", Pass(), (Pass,), nonnegative, refuses, fixed or {}),
+        Operation("activation", pass_on, "nothing", Pass(), (Pass,), nonnegative, refuses, fixed or {}),
     )
 
 

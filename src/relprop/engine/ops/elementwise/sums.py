@@ -12,7 +12,15 @@ from relprop.engine.looks import holds, traced
 from relprop.engine.ops.elementwise.signs import both_known
 from relprop.engine.ops.table import Operation, rows
 from relprop.engine.rules import Addition, Epsilon, LinearRule
-from relprop.engine.rules.affine import add, divided_at_once, divided_in_place, owned, taken
+from relprop.engine.rules.affine import (
+    add,
+    divided_at_once,
+    divided_in_place,
+    divided_where_positive,
+    owned,
+    replaceable,
+    taken,
+)
 from relprop.engine.step import Layout, Shares, Step, all_finite, one_of
 
 
@@ -152,6 +160,9 @@ def stabilised(
     if epsilon:
         layout, rectified = step.layout_of(Ref(step.node.name, index)), step.rectified and d is step.output
         over = over and owned(d, *(v for v in step.args if isinstance(v, Tensor)))
+        if over and rectified and replaceable(d, relevance):
+            s = divided_where_positive(relevance, d, epsilon)
+            return s, {"stabilizer": epsilon * step.account(s, index)}
         z = one_of(d) if layout == Layout(0, 1) else d
         found = divided_at_once(relevance, z, layout, step.batch, epsilon, rectified=rectified, over=over)
         if found is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,14 +36,20 @@ class Convolution:
     def transpose(self, x: Tensor, v: Tensor, w: Tensor | None) -> Tensor:
         """Its adjoint: the backward pass to an input of x's size."""
         batched = x.dim() == len(self.stride) + 2
-        like, v = self._padded(x if batched else x[None]), v if batched else v[None]
+        like, v = x if batched else x[None], v if batched else v[None]
         channels = like.shape[1] if self.transposed or w is None else w.shape[1] * self.groups
-        if (v.shape[0], channels) != like.shape[:2] or not like.is_contiguous():  # only its size matters
-            like = like.new_empty(v.shape[0], channels, *like.shape[2:])
+        size = self._padded_size(like.shape[2:])
+        if (v.shape[0], channels, *size) != like.shape or not like.is_contiguous():  # only its size matters
+            like = like.new_empty(v.shape[0], channels, *size)
         grad: Tensor = aten.convolution_backward(v, like, w, None, *self._rest(), [True, False, False])[0]
-        if any(self.sides):
-            grad = aten.constant_pad_nd(grad, [-side for side in self.sides], 0)
+        for dim, length in enumerate(x.shape[2 if batched else 1 :], 2) if any(self.sides) else ():
+            grad = grad.narrow(dim, self.sides[2 * (grad.dim() - 1 - dim)], length)
         return grad if batched else grad[0]
+
+    def _padded_size(self, size: Sequence[int]) -> list[int]:
+        """The lengths of an input's dimensions (the last ones first in `sides`) with its zeros on both sides."""
+        ends = self.sides[::-1]
+        return [length + sum(ends[2 * i : 2 * i + 2]) for i, length in enumerate(size)]
 
     def _padded(self, x: Tensor) -> Tensor:
         return aten.constant_pad_nd(x, self.sides, 0) if any(self.sides) else x
