@@ -221,7 +221,8 @@ def divided_where_positive(relevance: Tensor, z: Tensor, epsilon: float) -> Tens
     """R / (z + ε), written over z, where R is 0 wherever z ≤ 0; a block at a time, which stays in the processor's cache."""
     size = columns_at_a_time(1)
     if z.device.type == "cpu" and z.numel() > size and z.is_contiguous() and relevance.is_contiguous():
-        for d, r in zip(z.view(-1).split(size), relevance.view(-1).split(size), strict=True):
+        blocks = torch.split(z.view(-1), size), torch.split(relevance.view(-1), size)
+        for d, r in zip(*blocks, strict=True):
             torch.div(r, d.clamp_(min=0).add_(epsilon), out=d)
         return z
     return torch.div(relevance, z.clamp_(min=0).add_(epsilon), out=z)

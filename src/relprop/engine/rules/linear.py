@@ -142,14 +142,20 @@ def alpha_beta(rule: AlphaBeta | ZPlus, f: Affine, relevance: Tensor) -> Result:
     plus = f.positive_part(positive, negative)
     minus = _negative_part(f, positive, negative, plus, relevance) if beta else None
     s, settle = _side(rule, f, relevance if alpha == 1 else alpha * relevance, plus, True)
-    shares, absorbed = settle(_by_sign(f, positive, negative, s, True))
     if minus is None:
-        return shares, absorbed
-    s, settle = _side(rule, f, -beta * relevance, minus, False)
-    other, more = settle(_by_sign(f, positive, negative, s, False))
+        return settle(_by_sign(f, positive, negative, s, True))
+    s_minus, settle_minus = _side(rule, f, -beta * relevance, minus, False)
+    if negative is None and f.weight is not None and not rule.spreads:  # x (w⁺ᵀ s + w⁻ᵀ s⁻), in one product
+        both, other = f.plus_transpose(s), f.minus_transpose(s_minus)
+        both = both.add_(other) if owned(both, s) else both + other
+        (shares, absorbed), (_, more) = settle(scaled(f.x, both, s)), settle_minus(other)
+    else:
+        shares, absorbed = settle(_by_sign(f, positive, negative, s, True))
+        other, more = settle_minus(_by_sign(f, positive, negative, s_minus, False))
+        shares = shares.add_(other) if owned(shares, f.x) else shares + other
     for reason, amount in more.items():
         add(absorbed, reason, amount)
-    return shares.add_(other) if owned(shares, f.x) else shares + other, absorbed
+    return shares, absorbed
 
 
 def _by_sign(f: Affine, positive: Tensor, negative: Tensor | None, s: Tensor, upper: bool) -> Tensor:
