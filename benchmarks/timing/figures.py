@@ -84,13 +84,21 @@ def speed(of: Subject, given: Settings) -> Iterator[Figure]:
     yield Figure("audit's share", of.name, 100 * (1 - rest.median / whole.median), "%", 3.0)
 
 
+TEN = "epsilon, 10 targets of one input"
+
+
 def ten_targets(of: Subject, given: Settings) -> Iterator[Figure]:
     """Ten targets of one input, from one forward pass, as a multiple of one gradient × input call."""
+    gradient, ten = _of_one_input(of, given)
+    found = ratios(gradient, {"ten": ten}, min(3, given.rounds), given.device)
+    yield _figure(TEN, of.name, found["ten"], 6.0)
+
+
+def _of_one_input(of: Subject, given: Settings) -> tuple[Call, Call]:
+    """gradient × input, and ten targets, of one input."""
     one = subject(of.name, given.device, 1, given.size)
     explainer = one.explainer("epsilon")
-    calls = {"ten": lambda: explainer.explain_targets(one.inputs, list(range(10)))}
-    found = ratios(one.gradient, calls, min(3, given.rounds), given.device)
-    yield _figure("epsilon, 10 targets of one input", of.name, found["ten"], 6.0)
+    return one.gradient, lambda: explainer.explain_targets(one.inputs, list(range(10)))
 
 
 def memory(of: Subject, given: Settings) -> Iterator[Figure]:
@@ -185,9 +193,18 @@ def importing() -> Figure:
 
 def profile(of: Subject, given: Settings) -> Iterator[Figure]:
     """The kernels of an explanation, in all and by kind, as a multiple of gradient × input's; and what is beside them."""
-    calls = {"gradient × input": of.gradient} | {rules: of.call(rules) for rules in rules_of(of.name)}
+    yield from _profile(
+        of, {"gradient × input": of.gradient} | {rules: of.call(rules) for rules in rules_of(of.name)}, given
+    )
+    if of.name in PARTS["targets"][1]:
+        gradient, ten = _of_one_input(of, given)
+        yield from _profile(of, {"gradient × input of one input": gradient, TEN: ten}, given)
+
+
+def _profile(of: Subject, calls: dict[str, Call], given: Settings) -> Iterator[Figure]:
+    """The kernels of calls beside those of the first."""
     found = profiles(calls, min(3, given.rounds), given.device)
-    base = found["gradient × input"]
+    base = next(iter(found.values()))
     for name, own in found.items():
         detail = own.beside(base)
         yield Figure(f"kernels, {name}", of.name, own.seconds / base.seconds, "×", detail=detail)

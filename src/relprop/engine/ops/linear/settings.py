@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from relprop.engine.canonise import convolution_arguments, padded_convolution
+from relprop.engine.looks import traced
 from relprop.engine.step import Step
 
 aten = torch.ops.aten
@@ -40,7 +42,7 @@ class Convolution:
         channels = like.shape[1] if self.transposed or w is None else w.shape[1] * self.groups
         size = self._padded_size(like.shape[2:])
         if (v.shape[0], channels, *size) != like.shape or not like.is_contiguous():  # only its size matters
-            like = like.new_empty(v.shape[0], channels, *size)
+            like = _of_size(v, (v.shape[0], channels, *size))
         grad: Tensor = aten.convolution_backward(v, like, w, None, *self._rest(), [True, False, False])[0]
         for dim, length in enumerate(x.shape[2 if batched else 1 :], 2) if any(self.sides) else ():
             grad = grad.narrow(dim, self.sides[2 * (grad.dim() - 1 - dim)], length)
@@ -56,6 +58,15 @@ class Convolution:
 
     def _rest(self) -> tuple[Any, ...]:
         return self.stride, self.padding, self.dilation, self.transposed, self.output_padding, self.groups
+
+
+def _of_size(v: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A tensor whose values nobody reads, in v's memory where it fits: new memory would push what is freed out of the
+    allocator's hands."""
+    count = prod(shape)
+    if traced() or not v.is_contiguous() or v.numel() < count:
+        return v.new_empty(shape)
+    return v.view(-1)[:count].view(shape)
 
 
 def convolution_of(step: Step) -> Convolution:
