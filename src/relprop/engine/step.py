@@ -20,7 +20,7 @@ _BLOCK = 1024
 _ROW = (
     1 << 17
 )  # a row of so many numbers is not worth several threads; torch sums it in a tree, as exact as blocks
-CACHED = 1 << 18
+CACHED = 1 << 19
 """How many numbers are worked on at a time where one pass over memory takes more than one operation on a CPU: so many stay
 in its cache."""
 
