@@ -20,6 +20,7 @@ from relprop.engine.propagate import record, segments, walk
 from relprop.engine.propagate.weights import Weights, row_sums
 from relprop.errors import InvalidInput
 from relprop.explain.captured import leaves_of
+from relprop.rules import Epsilon
 
 ROOT = Path(__file__).parent.parent
 PRESETS = (
@@ -187,6 +188,27 @@ class Shown(nn.Module):
         """(B, 6) to (B, 3) and (B, 2, 3)."""
         y = self.a(x) + x
         return self.b(y), y.view(-1, 2, 3)
+
+
+@pytest.mark.parametrize("targets", [1, 2])
+def test_the_account_of_a_large_stabiliser_is_exact_in_float32(
+    targets: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two million shares of one sign: a plain sum of their products would lose a millionth of them, and more of more."""
+    monkeypatch.setattr("relprop.engine.step.CACHED", 1 << 20)
+    model = nn.Sequential(
+        nn.Conv2d(1, 1, 1, bias=False), nn.Flatten(), nn.Linear(1 << 21, 2, bias=False)
+    ).eval()
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)
+        model[2].weight.fill_(1.0)
+    rules = relprop.Composite([("convolution", Epsilon(1.0)), ("linear", Epsilon(1e-6))])
+    x = torch.rand(1, 1, 1024, 2048)
+    for one in relprop.Explainer(model, rules).explain_targets(x, [0, 1][:targets]):
+        assert one.audit is not None
+        convolution = one.audit.entries[-1]
+        assert float(convolution.absorbed["stabilizer"]) > 0.3 * float(one.score)
+        assert abs(float(convolution.gap)) < 2e-7 * float(one.score)
 
 
 def test_what_the_caller_holds_is_never_written_over() -> None:

@@ -256,7 +256,7 @@ def divided_at_once(
     if one_for_all and not traced() and relevance.is_contiguous() and relevance.dtype == z.dtype:
         stabiliser = torch.copysign(z.new_full((), epsilon), z)
         s = relevance / (z + stabiliser)
-        return s, torch.mv(s.flatten(1), stabiliser.flatten()).double()
+        return s, _products(s.flatten(1), stabiliser.flatten())
     return None
 
 
@@ -286,9 +286,19 @@ def divided_by_blocks(
             else:
                 torch.copysign(of_one, z_k, out=stabiliser)
             torch.div(relevance[rows, block], torch.add(z_k, stabiliser, out=d), out=s)
-            parts.append(torch.mv(s, stabiliser))
-        kept.append(torch.stack(parts).sum(0, dtype=torch.float64))
+            parts.append(_products(s, stabiliser))
+        kept.append(torch.stack(parts).sum(0))
     return torch.cat(kept)
+
+
+_ADDED = 1 << 17
+"""How many numbers of one sign a product of a matrix and a vector adds up in float32 before more than a millionth is lost."""
+
+
+def _products(s: Tensor, factor: Tensor) -> Tensor:
+    """Σ_j s_kj f_j of each row of s (K, N), (K,) float64."""
+    parts = [torch.mv(rows, own) for rows, own in zip(torch.split(s, _ADDED, 1), torch.split(factor, _ADDED), strict=True)]  # fmt: skip
+    return torch.stack(parts).sum(0, dtype=torch.float64)
 
 
 def _guarded(relevance: Tensor, d: Tensor, stabiliser: Tensor | None) -> Quotient:
