@@ -405,6 +405,7 @@ def counts_of(
     most = -(-regions // each)
     if steps is not None and steps > most:
         raise InvalidInput(
-            f"steps: {steps} of {each} regions, and there are {regions} regions\n  do: give at most {most} steps, or smaller regions"
+            f"steps: {steps}, of {each} region{'s' if each > 1 else ''} each, and there are {regions} regions\n"
+            f"  do: give at most {most} steps, or smaller regions"
         )
     return tuple(min(each * k, regions) for k in range((steps or most) + 1))
