@@ -18,6 +18,7 @@ import relprop
 from timing.clock import Call, Ratio, ratios, seconds
 from timing.kernels import profiles
 from timing.memory import peak
+from timing.page import CAPTURE, CHECK, TEN
 from timing.rivals import PRESETS
 from timing.rivals import calls as rival_calls
 from timing.subjects import ALL, CONVOLUTIONAL, IMAGES, Subject, subject
@@ -84,9 +85,6 @@ def speed(of: Subject, given: Settings) -> Iterator[Figure]:
     yield Figure("audit's share", of.name, 100 * (1 - rest.median / whole.median), "%", 3.0)
 
 
-TEN = "epsilon, 10 targets of one input"
-
-
 def ten_targets(of: Subject, given: Settings) -> Iterator[Figure]:
     """Ten targets of one input, from one forward pass, as a multiple of one gradient × input call."""
     gradient, ten = _of_one_input(of, given)
@@ -147,14 +145,14 @@ def capture(of: Subject, given: Settings) -> Iterator[Figure]:
 
     detail = {f"{name}_seconds": taken for name, taken in times.items()}
     yield Figure(
-        "capture and plan, over a bare torch.export",
+        CAPTURE,
         of.name,
         over("capture", "export"),
         "×",
         2.0,
         detail=detail,
     )
-    yield Figure("check of a capture, over gradient × input", of.name, over("check", "gradient"), "×")
+    yield Figure(CHECK, of.name, over("check", "gradient"), "×")
     yield Figure("capture and plan, from the cache", of.name, 1000 * again, "ms", 50.0)
 
 

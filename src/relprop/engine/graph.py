@@ -208,25 +208,25 @@ def replace_refs(structure: Any, new: Callable[[Ref], Any]) -> Any:
     return structure
 
 
-Places = tuple[tuple[int, str, int | None], ...] | None
-"""Where arguments hold values of other nodes: position, name and part; None where one lies within a list."""
+Places = tuple[tuple[int, Ref], ...] | None
+"""Where arguments are values of other nodes: position and value; None where one lies within a list."""
 
 
 def places_of(args: tuple[Any, ...]) -> Places:
     """The places of the arguments that are `Ref`s, worked out once for `filled`."""
     if any(True for item in args if not isinstance(item, Ref) for _ in refs(item)):
         return None
-    return tuple((i, item.name, item.index) for i, item in enumerate(args) if isinstance(item, Ref))
+    return tuple((i, item) for i, item in enumerate(args) if isinstance(item, Ref))
 
 
 def filled(args: tuple[Any, ...], places: Places, values: Mapping[str, Any]) -> tuple[Any, ...]:
     """The arguments with the values that they name; None for one that is not held."""
     if places is None:
-        return replace_refs(args, lambda ref: part_of(values, ref))  # type: ignore[no-any-return]
+        every: tuple[Any, ...] = replace_refs(args, lambda ref: part_of(values, ref))
+        return every
     found = [*args]
-    for position, name, index in places:
-        held = values.get(name)
-        found[position] = held if index is None or held is None else held[index]
+    for position, ref in places:
+        found[position] = part_of(values, ref)
     return tuple(found)
 
 

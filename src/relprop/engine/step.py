@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from relprop.engine.rules import Rule
 
 _BLOCK = 1024
-_ROW = (
-    1 << 17
-)  # a row of so many numbers is not worth several threads; torch sums it in a tree, as exact as blocks
+_ROW = 1 << 17
+"""A row of at most so many numbers is not worth several threads; torch sums it in a tree, as exact as blocks."""
+
 CACHED = 1 << 19
-"""How many numbers are worked on at a time where one pass over memory takes more than one operation on a CPU: so many stay
+"""How many numbers a thread works on at a time where one pass over memory takes more than one operation on a CPU: so many stay
 in its cache."""
 
 Journal = Callable[["Node", Ref, Tensor], None]

@@ -134,11 +134,7 @@ def _onward(passed: _Passed, wanted: Sequence[Wanted], onward: Walk, begin: bool
         return [way]
     accounts = _accounts(way.entries, batch, count)
     way.entries = []
-    groups = (
-        [slice(k, k + 1) for k in range(count)]
-        if stop == len(nodes)
-        else _groups(count, passed.at_once[stop])
-    )
+    groups = _groups(count, 1 if stop == len(nodes) else passed.at_once[stop])
     found = _parts(captured, way, batch, [some.stop - some.start for some in groups])
     del way, onward  # and with them the relevance of all
     if stop < len(nodes):

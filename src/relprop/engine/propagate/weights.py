@@ -26,7 +26,6 @@ class Weights:
         self._sources: Mapping[str, frozenset[str]] = {}
         self._places: dict[str, tuple[Any, ...]] = {}  # of the weights that kept values were derived from
         self._sums: dict[str, Tensor] = {}  # of those that they were computed from
-        self._before: list[Tensor] | None = None  # these sums as few vectors
         self._lock = threading.RLock()
 
     def fresh(self, weights: Mapping[str, Tensor], graph: Graph | None = None) -> None:
@@ -40,7 +39,6 @@ class Weights:
                 self._values.clear()
                 self._places.clear()
                 self._sums.clear()
-                self._before = None
 
     def get(self, key: tuple[Ref, str], make: Callable[[], Any]) -> Any:
         """The kept value, made on first use."""
@@ -65,15 +63,12 @@ class Weights:
             self._places.setdefault(n, _place(self._weights[n]))
             if not view and n not in self._sums:
                 self._sums[n] = row_sums(self._weights[n]).clone()
-                self._before = None
 
     def _unchanged(self) -> bool:
         if any(n not in self._weights or _place(self._weights[n]) != p for n, p in self._places.items()):
             return False
-        if self._before is None:
-            self._before = _joined(self._sums.values())
         now = _joined(row_sums(self._weights[n]) for n in self._sums)
-        return all(torch.equal(a, b) for a, b in zip(now, self._before, strict=True))
+        return all(torch.equal(a, b) for a, b in zip(now, _joined(self._sums.values()), strict=True))
 
 
 def sources_of(graph: Graph) -> dict[str, frozenset[str]]:

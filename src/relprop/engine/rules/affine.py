@@ -148,8 +148,7 @@ def some(values: Tensor) -> Tensor:
 
 def divided_in_place(relevance: Tensor, d: Tensor) -> Tensor:
     """R / d, written over d, which the caller has just made: a large allocation costs more than the division."""
-    fits = relevance.shape == d.shape and relevance.dtype == d.dtype and not traced()
-    return torch.div(relevance, d, out=d) if fits else relevance / d
+    return torch.div(relevance, d, out=d) if replaceable(d, relevance) else relevance / d
 
 
 def owned(result: Tensor, *others: Tensor) -> bool:
@@ -190,10 +189,9 @@ def divided(
         return _guarded(relevance, z + eps, torch.full_like(z, eps))
     over = f.spare and z is f.output
     if sign is None and rule.stabiliser == "signed" and not rule.spreads:
-        rectified = f.rectified and z is f.output
-        if over and rectified and replaceable(z, relevance):
+        if over and f.rectified and replaceable(z, relevance):
             return Quotient(divided_where_positive(relevance, z, eps), z.new_full((), eps), None)
-        found = divided_at_once(relevance, z, f.layout, f.batch or 0, eps, rectified=rectified, over=over)
+        found = divided_at_once(relevance, z, f.layout, f.batch or 0, eps, over=over)
         if found is not None:
             return Quotient(found[0], None, None, found[1])
     # copysign takes −0.0 as negative: such a sum has no contributions at all, so that its sign is free
@@ -235,7 +233,6 @@ def divided_at_once(
     batch: int,
     epsilon: float,
     *,
-    rectified: bool = False,
     over: bool = False,
 ) -> tuple[Tensor, Tensor] | None:
     """s = R / (z + ε sign z), and what the stabiliser takes, Σ s ε sign z, (B,) float64, in one pass over memory; None where
@@ -252,7 +249,7 @@ def divided_at_once(
         over = over and not one_for_all
         s = z if over else torch.empty_like(relevance)
         out = rows if over else s.view(received.shape)
-        return s, divided_by_blocks(received, rows, epsilon, rectified, out)
+        return s, _divided_by_blocks(received, rows, epsilon, out)
     if one_for_all and not traced() and relevance.is_contiguous() and relevance.dtype == z.dtype:
         stabiliser = torch.copysign(z.new_full((), epsilon), z)
         s = relevance / (z + stabiliser)
@@ -260,31 +257,23 @@ def divided_at_once(
     return None
 
 
-def divided_by_blocks(
-    relevance: Tensor, z: Tensor, epsilon: float, rectified: bool = False, out: Tensor | None = None
-) -> Tensor:
-    """R / (z + ε sign z), written over z, or to `out`, of rows (B, N); returns what the stabiliser takes, Σ s ε sign z, (B,)
-    float64.
+def _divided_by_blocks(relevance: Tensor, z: Tensor, epsilon: float, out: Tensor) -> Tensor:
+    """R / (z + ε sign z), written to `out`, which may be z, of rows (B, N); returns what the stabiliser takes, Σ s ε sign z,
+    (B,) float64.
 
-    A block at a time, which stays in the processor's cache, so that memory is read and written once. `rectified`: R is 0 where
-    z ≤ 0. z may be one row for all.
+    A block at a time, which stays in the processor's cache, so that memory is read and written once. z may be one row for all.
     """
-    out = z if out is None else out
     together = relevance.shape[0] if z.shape[0] == 1 else 1  # rows that are divided by the same
     length, size = z.shape[1], columns_at_a_time(together)
     of_one, own = z.new_full((), epsilon), z.new_empty(min(size, length))
-    scratch = torch.full_like(own, epsilon)
+    scratch = torch.empty_like(own)
     kept: list[Tensor] = []
     for k, row in enumerate(z):
         rows, parts = slice(k * together, (k + 1) * together), []
         for start in range(0, length, size):
             block = slice(start, min(start + size, length))
             z_k, s = row[block], out[rows, block]
-            d, stabiliser = own[: len(z_k)], scratch[: len(z_k)]
-            if rectified:
-                z_k = torch.clamp(z_k, min=0, out=d)
-            else:
-                torch.copysign(of_one, z_k, out=stabiliser)
+            d, stabiliser = own[: len(z_k)], torch.copysign(of_one, z_k, out=scratch[: len(z_k)])
             torch.div(relevance[rows, block], torch.add(z_k, stabiliser, out=d), out=s)
             parts.append(_products(s, stabiliser))
         kept.append(torch.stack(parts).sum(0))

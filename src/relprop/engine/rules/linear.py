@@ -62,11 +62,7 @@ def gamma(rule: Gamma, f: Affine, relevance: Tensor) -> Result:
     quotient = divided(own, f, relevance, torch.addcmul(z, sign, extent, value=kappa), sign=z)
     signed = quotient.s * sign
     s = signed * sign  # 0 where z is
-    plain, absolute = f.transpose(s, f.weight), f.transpose(signed, f.part("absolute"))
-    if f.nonnegative:
-        shares = scaled(f.x, torch.add(plain, absolute, alpha=kappa), s)
-    else:
-        shares = torch.addcmul(f.x * plain, size, absolute, value=kappa)
+    shares = _by_size(f, size, kappa, s, signed)
     if bias is None or rule.spreads or f.noted is not None:
         every = None if bias is None else sign * (sign * bias + kappa * bias.abs())
         return settled(rule, f, relevance, quotient, every, shares)
@@ -95,11 +91,7 @@ def _gamma_by_size(
     signed = divided_in_place(present, own)
     sign = torch.sign(z, out=magnitude)
     s = torch.mul(signed, sign, out=sign) if signed.shape == sign.shape else signed * sign
-    plain, absolute = f.transpose(s, f.weight), f.transpose(signed, f.part("absolute"))
-    if f.nonnegative:
-        shares = scaled(f.x, torch.add(plain, absolute, alpha=kappa), s)
-    else:
-        shares = torch.addcmul(f.x * plain, size, absolute, value=kappa)
+    shares = _by_size(f, size, kappa, s, signed)
     absorbed: dict[str, Tensor] = {} if kept is None else {"stabilizer": kept}
     if spread is None or bias is None:
         add(absorbed, "stabilizer", f.account_product(signed, epsilon))
@@ -108,6 +100,14 @@ def _gamma_by_size(
     add(absorbed, "stabilizer", to_stabiliser)
     absorbed["bias"] = f.account_product(s, bias) + to_bias
     return shares, absorbed
+
+
+def _by_size(f: Affine, size: Tensor, kappa: float, s: Tensor, signed: Tensor) -> Tensor:
+    """Σ_k (z_kj + κ σ_k |z_kj|) s_k, of s and σ s; `size`: |x|."""
+    plain, absolute = f.transpose(s, f.weight), f.transpose(signed, f.part("absolute"))
+    if f.nonnegative:
+        return scaled(f.x, torch.add(plain, absolute, alpha=kappa), s)
+    return torch.addcmul(f.x * plain, size, absolute, value=kappa)
 
 
 def _only_positive(rule: Gamma, f: Affine) -> bool:

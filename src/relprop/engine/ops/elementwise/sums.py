@@ -158,13 +158,13 @@ def stabilised(
     `index`: the part of the output that d and R are laid out like. With `over` s may be written over d.
     """
     if epsilon:
-        layout, rectified = step.layout_of(Ref(step.node.name, index)), step.rectified and d is step.output
+        layout = step.layout_of(Ref(step.node.name, index))
         over = over and owned(d, *(v for v in step.args if isinstance(v, Tensor)))
-        if over and rectified and replaceable(d, relevance):
+        if over and step.rectified and d is step.output and replaceable(d, relevance):
             s = divided_where_positive(relevance, d, epsilon)
             return s, {"stabilizer": epsilon * step.account(s, index)}
         z = one_of(d) if layout == Layout(0, 1) else d
-        found = divided_at_once(relevance, z, layout, step.batch, epsilon, rectified=rectified, over=over)
+        found = divided_at_once(relevance, z, layout, step.batch, epsilon, over=over)
         if found is not None:
             return found[0], {"stabilizer": found[1]}
         stabiliser = torch.copysign(d.new_full((), epsilon), d)
