@@ -229,6 +229,10 @@ def test_the_figure_has_a_line_for_each_method() -> None:
     found = ev.compare(model, data, METHODS, ["abpc"], perturbation=SETTINGS)
     drawn = picture(found, "curves")
     assert drawn.width > drawn.height > 300 and len(drawn.convert("P").getcolors()) > 20
+    long = picture(found, ", ".join(f"/data/photographs/of/animals/{k}.jpg" for k in range(9)))
+    heading = np.asarray(long.convert("L"))[:60]
+    assert long.width == drawn.width and long.height > drawn.height
+    assert (heading < 128).any() and (heading[:, -12:] > 250).all()  # nothing is cut off at the edge
     bare = ev.compare(model, data, METHODS, ["gini"])
     with pytest.raises(relprop.errors.InvalidInput, match="no perturbation curves"):
         picture(bare)

@@ -17,9 +17,11 @@ from relprop.show.layout import (
     NAME,
     SMALL,
     blank_page,
+    line_height,
     printed,
     text_style,
     text_width,
+    wrapped,
 )
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ WORDS = {"morf": "most relevant first", "lerf": "least relevant first"}
 def picture(comparison: Comparison, title: str = "", score: str = "score") -> Image.Image:
     """The mean curves of all methods, a panel for each order, with 95 % bootstrap intervals of the means.
 
-    `title` stands above; `score` names the axis. Raises `InvalidInput` where no curves were drawn.
+    `title` stands above, wrapped where it is long; `score` names the axis. Raises `InvalidInput` where no curves were drawn.
     """
     ways = [way for way in WORDS if way in comparison.curves]
     if not ways:
@@ -57,11 +59,18 @@ def picture(comparison: Comparison, title: str = "", score: str = "score") -> Im
     names = comparison.methods
     legend = 30 + max(text_width(name, NAME) for name in names)
     page_width = int(LEFT + len(ways) * WIDTH + (len(ways) - 1) * BETWEEN + RIGHT + legend + 16)
-    page_height = TOP + HEIGHT + BOTTOM
+    heading = wrapped(title, page_width - LEFT - 16, HEAD, "bold")
+    top = TOP + max(0, len(heading) - 1) * line_height(HEAD)
+    page_height = top + HEIGHT + BOTTOM
     figure = blank_page(page_width, page_height)
-    figure.text(
-        LEFT / page_width, 1 - 18 / page_height, title, va="top", **text_style(HEAD, fontweight="bold")
-    )
+    for number, line in enumerate(heading):
+        figure.text(
+            LEFT / page_width,
+            1 - (18 + number * line_height(HEAD)) / page_height,
+            line,
+            va="top",
+            **text_style(HEAD, fontweight="bold"),
+        )
     x = 100 * np.asarray(comparison.fractions)
     means = {way: comparison.curves[way].mean(0) for way in ways}
     between = {
@@ -95,7 +104,7 @@ def picture(comparison: Comparison, title: str = "", score: str = "score") -> Im
             )
         figure.text(
             left / page_width,
-            1 - (TOP - 12) / page_height,
+            1 - (top - 12) / page_height,
             WORDS[way],
             va="bottom",
             **text_style(NAME, color=INK),
