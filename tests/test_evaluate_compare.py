@@ -39,6 +39,40 @@ def test_results_do_not_depend_on_batches() -> None:
     assert set(one.curves) == {"morf", "lerf"} and one.curves["morf"].shape == (12, 3, 5)
 
 
+def compiled_by(model: nn.Module, backend: Any) -> Any:
+    torch._dynamo.reset()
+    return torch.compile(model, backend=backend, dynamic=False)
+
+
+def test_rows_of_a_compiled_model_are_always_as_many_at_a_time() -> None:
+    model, data = model_and_data()
+    made: list[int] = []
+
+    def backend(module: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        made.append(max(len(one) for one in inputs))
+        return module.forward
+
+    compiled = compiled_by(model, backend)
+    own, other = (ev.compare(one, data, METHODS, METRICS, perturbation=SETTINGS) for one in (compiled, model))
+    assert made == [
+        64
+    ]  # 12 samples, 8 and then 4 of them with 4 steps a draw, leave a rest that is filled up
+    for metric in METRICS:
+        np.testing.assert_allclose(own.values[metric], other.values[metric], rtol=1e-10, atol=1e-12)
+
+
+def test_a_compiler_that_fails_is_named() -> None:
+    model, data = model_and_data()
+
+    def backend(module: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        raise RuntimeError("No working C++ compiler found")
+
+    with pytest.raises(
+        relprop.errors.CaptureError, match=r"No working C\+\+ compiler.*\n  do: install a C\+\+ comp"
+    ):
+        ev.compare(compiled_by(model, backend), data, ["random"], ["aopc_morf"], perturbation=SETTINGS)
+
+
 def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     model, data = model_and_data()
     asked: list[int] = []
@@ -323,6 +357,28 @@ def test_relevance_that_orders_nothing_is_named(
     lines = capsys.readouterr().out.splitlines()
     said = [line for line in lines if line.startswith("undefined")]
     assert len(said) == 2 and "aopc_morf of gradient_x_input for 6 of 6 samples (constant" in said[0]
+
+
+def test_rows_of_the_command_run_through_a_compiled_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data, model = write_arrays(tmp_path)
+    compiler, made = torch.compile, []
+
+    def without_inductor(given: Any, **options: Any) -> Any:
+        made.append(options)
+        torch._dynamo.reset()
+        return compiler(given, backend="eager", **options)
+
+    monkeypatch.setattr(torch, "compile", without_inductor)
+    call = ["evaluate", "--data", data, "--model", model, "--methods", "lrp,random", "--regions", "2", "--json"]  # fmt: skip
+    values = []
+    for more in ([], ["--compile"]):
+        assert main([*call, *more]) == 0
+        values.append(json.loads(capsys.readouterr().out)["metrics"]["abpc"]["values"])
+    assert made == [{"dynamic": False}]
+    np.testing.assert_allclose(values[1], values[0], rtol=1e-5, atol=1e-6)
 
 
 def test_words_and_series_are_perturbed_from_the_command_line(

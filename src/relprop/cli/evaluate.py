@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -141,6 +142,13 @@ def evaluate(
     mean: MeanOption = None,
     std: StdOption = None,
     device: DeviceOption = "cpu",
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Run the perturbed rows through a model made by torch.compile: worth it from some minutes of rows on.",
+        ),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Compare methods of explanation on your own model and data: which should one believe?
@@ -151,7 +159,7 @@ def evaluate(
     \b
     Examples:
       relprop evaluate --data photos/ --methods lrp,lrp:epsilon_plus,integrated_gradients,random
-      relprop evaluate --data photos/ --protocol samek2017 --store done/
+      relprop evaluate --data photos/ --protocol samek2017 --store done/ --compile
       relprop evaluate --protocol bach2015 --limit 50
       relprop evaluate --protocol arras2019
       relprop evaluate --data scenes --methods lrp,sensitivity,random
@@ -170,6 +178,8 @@ def evaluate(
             return
         check_place(out)
         work = work_of(data, chosen, (model, weights, size, mean, std, device), limit)
+        if compiled:
+            work = replace(work, model=_compiled(work.model))
         settings = _settings(chosen, work.data, regions, steps, replacement, draws, score)
         asked = _names("metrics", metrics) or (
             LOCALISED if protocol_name is None and work.data.mask is not None else chosen.metrics
@@ -203,6 +213,14 @@ def evaluate(
             printing.print_json("evaluate", content | found.as_dict())
         else:
             _print(work, found, place)
+
+
+def _compiled(model: Any) -> Any:
+    if not isinstance(model, torch.nn.Module):
+        raise InvalidInput(
+            f"compile: {type(model).__name__} is not a torch.nn.Module\n  do: leave --compile out"
+        )
+    return torch.compile(model, dynamic=False)
 
 
 def _names(what: str, text: str | None) -> tuple[str, ...]:

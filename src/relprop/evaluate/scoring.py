@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from relprop.engine import capture as capturing
 from relprop.engine.batch import batch_size, has_batch
 from relprop.engine.modules import unwrapped
+from relprop.engine.propagate import compiler_fails
 from relprop.errors import InvalidInput
 from relprop.explain import Inputs, arguments, check_inputs
 from relprop.explain.inputs import check_finite, check_model
@@ -53,6 +54,7 @@ class Scorer:
         first: the scores of the unchanged inputs, f(x), float64 (B,).
         output: the model's output for them.
         format: how rows of the changed tensor lie in memory: channels last where that is faster and the model takes it.
+        compiled: the model as torch.compile made it, if it was given so; `score_rows` runs through it.
     """
 
     call: Callable[..., Any]
@@ -66,6 +68,7 @@ class Scorer:
     first: Tensor
     output: Any
     format: torch.memory_format = torch.contiguous_format
+    compiled: Callable[..., Any] | None = None
 
     @property
     def inputs(self) -> Tensor:
@@ -133,6 +136,7 @@ def scorer_of(
 ) -> Scorer:
     """The scorer of a model, inputs and a target; one forward pass of all samples, which gives f(x).
 
+    Rows of a model out of `torch.compile` run compiled, always as many at a time, so that it compiles once.
     `at`: which input is changed, by position or name; by default the only one, else the first that has real numbers.
     Raises `InvalidInput` for what `relprop.explain` refuses, and for a score that the output or target does not allow.
     """
@@ -164,8 +168,9 @@ def scorer_of(
         weights, resolved = weights_of(target, main, size)
         _check_score(score, main, weights)
     first = measured(score, output, weights, resolved)
+    compiled = model if type(model).__name__ == "OptimizedModule" else None
     return Scorer(
-        call, tuple(leaves), spec, batched, bare.at, weights, resolved, score, first, output, layout
+        call, tuple(leaves), spec, batched, bare.at, weights, resolved, score, first, output, layout, compiled
     )
 
 
@@ -242,6 +247,22 @@ def _alike(one: Any, all_rows: Any) -> bool:
     return True
 
 
+def _full(compiled: Scorer, size: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """The scores of up to so many rows by the compiled model: fewer are filled up by the last of them.
+
+    Raises `CaptureError` where torch's compiler fails.
+    """
+
+    def score(values: Tensor, samples: Tensor) -> Tensor:
+        rows = torch.arange(size, device=samples.device).clamp(max=len(samples) - 1)
+        try:
+            return compiled.of(values[rows], samples[rows])[: len(samples)]
+        except torch._dynamo.exc.BackendCompilerFailed as error:
+            raise compiler_fails(error) from error
+
+    return score
+
+
 def score_rows(
     scorer: Scorer, samples: Tensor, values: Callable[[slice, Tensor], Tensor], most: int | None = None
 ) -> Tensor:
@@ -253,13 +274,14 @@ def score_rows(
         most: the number of rows at a time; by default `rows_at_a_time`.
     """
     total, size = len(samples), most or rows_at_a_time(scorer)
+    score = scorer.of if scorer.compiled is None else _full(replace(scorer, call=scorer.compiled), size)
     result = torch.empty(total, dtype=torch.float64, device=scorer.inputs.device)
     for start in range(0, total, size):
         rows = slice(start, min(start + size, total))
         own = samples[rows]
         changed = values(rows, own)
         try:
-            result[rows] = scorer.of(changed, own)
+            result[rows] = score(changed, own)
         except IndexError as error:  # an embedding that has no such row
             raise InvalidInput(
                 f"replacement: the model does not take the changed inputs: {error}\n"

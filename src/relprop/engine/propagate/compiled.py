@@ -226,10 +226,16 @@ def _compiled(module: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..
     try:
         return torch._inductor.compile(module, [*inputs], {"layout_optimization": False})  # type: ignore[no-any-return]
     except Exception as error:
-        raise CaptureError(
-            f"compile: torch's compiler fails: {first_line(error)}\n"
-            "  do: install a C++ compiler that torch finds (g++ or clang++; CXX names another), or leave compile out"
-        ) from error
+        raise compiler_fails(error) from error
+
+
+def compiler_fails(error: BaseException) -> CaptureError:
+    """What a user is told when torch's compiler raises."""
+    cause = getattr(error, "inner_exception", error)
+    return CaptureError(
+        f"compile: torch's compiler fails: {first_line(cause)}\n"
+        "  do: install a C++ compiler that torch finds (g++ or clang++; CXX names another), or leave compile out"
+    )
 
 
 def _run(
