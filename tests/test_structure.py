@@ -80,6 +80,7 @@ ORDER = [
     "classical.explained",
     "classical",
     "explain.inputs",
+    "explain.images",
     "explain.captured",
     "explain.batches",
     "explain.seen",

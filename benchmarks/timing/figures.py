@@ -18,7 +18,7 @@ import relprop
 from timing.clock import Call, Ratio, ratios, seconds
 from timing.kernels import profiles
 from timing.memory import peak
-from timing.page import CAPTURE, CHECK, TEN
+from timing.page import AUDIT, CAPTURE, CHECK, TEN, UNAUDITED
 from timing.rivals import PRESETS
 from timing.rivals import calls as rival_calls
 from timing.subjects import ALL, CONVOLUTIONAL, IMAGES, Subject, subject
@@ -77,12 +77,12 @@ def speed(of: Subject, given: Settings) -> Iterator[Figure]:
     targets = rules_of(of.name)
     calls = {rules: of.call(rules) for rules in targets}
     first = next(iter(targets))
-    calls["without audit"] = of.call(first, audit=False)
+    calls[UNAUDITED] = of.call(first, audit=False)
     found = ratios(of.gradient, calls, given.rounds, given.device)
     for rules, target in targets.items():
         yield _figure(rules, of.name, found[rules], target)
-    whole, rest = found[first], found["without audit"]
-    yield Figure("audit's share", of.name, 100 * (1 - rest.median / whole.median), "%", 3.0)
+    whole, rest = found[first], found[UNAUDITED]
+    yield Figure(AUDIT, of.name, 100 * (1 - rest.median / whole.median), "%", 3.0)
 
 
 def ten_targets(of: Subject, given: Settings) -> Iterator[Figure]:
@@ -191,9 +191,10 @@ def importing() -> Figure:
 
 def profile(of: Subject, given: Settings) -> Iterator[Figure]:
     """The kernels of an explanation, in all and by kind, as a multiple of gradient × input's; and what is beside them."""
-    yield from _profile(
-        of, {"gradient × input": of.gradient} | {rules: of.call(rules) for rules in rules_of(of.name)}, given
-    )
+    calls = {rules: of.call(rules) for rules in rules_of(of.name)}
+    first = next(iter(calls))
+    calls[f"{first}, {UNAUDITED}"] = of.call(first, audit=False)
+    yield from _profile(of, {"gradient × input": of.gradient} | calls, given)
     if of.name in PARTS["targets"][1]:
         gradient, ten = _of_one_input(of, given)
         yield from _profile(of, {"gradient × input of one input": gradient, TEN: ten}, given)

@@ -31,6 +31,7 @@ PRESETS = (
 )
 
 TEN = "epsilon, 10 targets of one input"
+AUDIT, UNAUDITED = "audit's share", "without audit"
 CAPTURE = "capture and plan, over a bare torch.export"
 CHECK = "check of a capture, over gradient × input"
 
@@ -63,7 +64,7 @@ def table(data: Data) -> str:
     """The promised figures, a column for each model."""
     models = [name for name in NAMES if any(figure["model"] == name for figure in data["figures"])]
     rows = [_row(f"`{preset}`", data, models, preset) for preset in PRESETS]
-    rows.append(_row("the audit's share, %", data, models, "audit's share", "{:.1f}"))
+    rows.append(_row("the audit's share, %", data, models, AUDIT, "{:.1f}"))
     rows.append(_row("ten targets", data, models, TEN, "{:.1f}"))
     rows.append(_row("peak memory, `epsilon`", data, models, "peak memory, epsilon"))
     others = [f"peak memory, {preset}" for preset in PRESETS[1:]]
@@ -103,7 +104,8 @@ def profile(data: Data) -> str:
             if (own := _find(data, f"kernels, {preset}", model))
         ]
         base = _find(data, "kernels, gradient × input", model)
-        if base is None or not missed:
+        audits = [row for preset in PRESETS if (row := _audit(data, model, preset))]
+        if base is None or not (missed or audits):
             continue
         rows.append([name, "", "", "", *_kernels(base)])
         for figure, own, preset in missed:
@@ -111,9 +113,23 @@ def profile(data: Data) -> str:
             target, needs = figure["target"], own["detail"]["arithmetic"]
             arithmetic = f"**{needs:.2f}**" if round(needs, 2) > target else f"{needs:.2f}"
             rows.append([label, f"{target:g}", f"{figure['figure']:.2f}", arithmetic, *_kernels(own)])
+        rows += audits
     groups = _GROUPS if rows else ()
     head = ["", "target", "measured", "arithmetic", *groups, "all kernels", "call over kernels"]
     return _markdown(head, rows)
+
+
+def _audit(data: Data, model: str, preset: str) -> list[str] | None:
+    """The row of an audit whose share misses its target: what its kernels add to those of the call without it."""
+    share, whole = _find(data, AUDIT, model), _find(data, f"kernels, {preset}", model)
+    without = _find(data, f"kernels, {preset}, {UNAUDITED}", model)
+    if share is None or share["verdict"] != "missed" or whole is None or without is None:
+        return None
+    own, other = (figure["detail"]["groups"] for figure in (whole, without))
+    added = {group: own[group] - other[group] for group in _GROUPS}
+    cells = [f"{added[group]:.0f}" if abs(added[group]) >= 0.5 else "" for group in _GROUPS]
+    total = 100 * (whole["figure"] - without["figure"])
+    return [f"the audit of `{preset}`, %", "3", f"{share['figure']:.1f}", "", *cells, f"{total:.0f}", ""]
 
 
 _GROUPS = {

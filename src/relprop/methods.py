@@ -213,7 +213,7 @@ def _explanation(again: Again, passed: Forward, begun: Start, way: Walk) -> Expl
         audit.check()
     return Explanation(
         relevance_of(again.captured, way.inputs, again.args, again.kwargs),
-        passed.output,
+        pytree.tree_map_only(Tensor, Tensor.contiguous, passed.output),
         resolved,
         score,
         audit,
@@ -280,7 +280,7 @@ def relevance_of(
             dtype=leaf.dtype if leaf.is_floating_point() and leaf.dtype not in HALF else torch.float32,
             device=leaf.device,
         )
-        result.append(found.get(name, missing) if name is not None else missing)
+        result.append(missing if name is None else found.get(name, missing).contiguous())
     positional, named = pytree.tree_unflatten(result, spec)
     if named and not positional:
         return named

@@ -45,7 +45,7 @@ def sum_per_sample(values: Tensor, layout: Layout | None, batch: int) -> Tensor:
     if traced() and (layout is None or batch == 1):
         return values.sum(dtype=torch.float64).reshape(1)
     if layout is None or batch == 1:
-        return _blocked_sum(_as_in_memory(values, 0).reshape(1, -1))
+        return _blocked_sum(as_in_memory(values, 0).reshape(1, -1))
     dimension, inner = layout
     size = values.shape[dimension]
     if traced() and layout == Layout(0, 1) and size == batch and values.dim() > 1:
@@ -53,7 +53,7 @@ def sum_per_sample(values: Tensor, layout: Layout | None, batch: int) -> Tensor:
             tuple(range(1, values.dim())), dtype=torch.float64
         )  # in what order, the compiler sees
     if dimension == 0 and size == batch * inner:
-        return _blocked_sum(_as_in_memory(values, 1).reshape(batch, -1))
+        return _blocked_sum(as_in_memory(values, 1).reshape(batch, -1))
     split = (*values.shape[:dimension], size // (batch * inner), batch, inner, *values.shape[dimension + 1 :])
     values = values.reshape(split)
     if values.dim() > dimension + 3:  # what lies within one index first: the rest is small enough to be moved
@@ -97,10 +97,13 @@ def columns_at_a_time(count: int) -> int:
 
 
 def rows_of(values: Tensor, layout: Layout | None, batch: int) -> Tensor | None:
-    """A large tensor on a CPU as a row for each sample, without a copy; None for all others."""
-    if traced() or values.device.type != "cpu" or values.numel() < 2 * CACHED or not values.is_contiguous():
+    """A large tensor on a CPU as a row for each sample, its values as they lie in memory, without a copy; None for all others."""
+    if traced() or values.device.type != "cpu" or values.numel() < 2 * CACHED:
         return None
     if values.dtype not in (torch.float32, torch.float64) or values.requires_grad:
+        return None
+    values = as_in_memory(values, 0 if batch == 1 else 1)
+    if not values.is_contiguous():
         return None
     if batch == 1:
         return values.view(1, -1)
@@ -126,13 +129,29 @@ def _block(size: int) -> int:
     return next((block for block in range(_BLOCK, _BLOCK // 8, -1) if size % block == 0), _BLOCK)
 
 
-def _as_in_memory(values: Tensor, first: int) -> Tensor:
+def as_in_memory(values: Tensor, first: int) -> Tensor:
     """The tensor with its dimensions, after the `first` ones, in the order that they have in memory: a sum over them then
     needs no copy."""
     if values.is_contiguous():
         return values
+    if values.dim() == 4 and values.is_contiguous(memory_format=torch.channels_last):
+        return values.permute(0, 2, 3, 1)
     rest = sorted(range(first, values.dim()), key=values.stride, reverse=True)
     return values.permute(*range(first), *rest)
+
+
+def lie_alike(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of a shape have their values in the same order in memory, without gaps."""
+    if one.shape != other.shape:
+        return False
+    if one.is_contiguous():
+        return other.is_contiguous()
+    return one.stride() == other.stride() and is_dense(one)
+
+
+def is_dense(values: Tensor) -> bool:
+    """Whether the values, the samples first, lie in memory without gaps, in whatever order: channels last, for instance."""
+    return values.is_contiguous() or as_in_memory(values, 1).is_contiguous()
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,7 +150,7 @@ class Inside:
 
         def value(ref: Ref) -> Tensor:
             if ref in way.observed:
-                return way.observed[ref]
+                return way.observed[ref].contiguous()
             return like.new_zeros(shape_of(part.captured, ref, part.batch).shape)
 
         return [[value(ref) for ref in group] for group in wanted]

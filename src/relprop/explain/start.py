@@ -20,6 +20,7 @@ from relprop.engine.propagate import HALF, Program, Segments, record, walk
 from relprop.errors import InvalidInput
 from relprop.explain.captured import Captured, leaves_of, weights_by_node
 from relprop.explain.explainer import Explainer
+from relprop.explain.images import with_channels_last
 from relprop.explain.inputs import check_finite
 from relprop.targets import Score, Target, main_output, sum_of_sample, weights_of
 
@@ -45,6 +46,7 @@ def forward(
     """Run the graph on one batch and keep what the walk reads; with `parts` only what they read of each other."""
     keep_freed_memory()
     leaves = leaves_of(explainer.model, captured.graph, args, kwargs)
+    leaves = with_channels_last(leaves, captured.images)
     captured.store.fresh(weights_by_node(captured.graph, leaves), captured.graph)
     only = None if parts is None else parts.kept
     values = record(program, leaves, captured.store, only=only, autocast=explainer.options.get("autocast"))

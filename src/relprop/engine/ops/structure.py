@@ -54,6 +54,11 @@ def selection(step: Step, relevance: Any) -> Shares:
     return Shares(_placed(step, shares), absorbed)
 
 
+def reshaped(step: Step, relevance: Tensor) -> Shares:
+    """Another shape for the same values in the same order."""
+    return Shares({0: relevance.reshape(step.args[0].shape)})
+
+
 def _give_constants(step: Step, given: list[Tensor | None], precision: torch.dtype) -> None:
     """The relevance of constants that stand beside data (a class token) goes back to their places, too."""
     leaves: list[Tensor] = []
@@ -356,7 +361,7 @@ def _selections(names: str, nonnegative: Nonnegative, propagate: Propagate = sel
 
 
 _selections(
-    "view reshape _unsafe_view flatten.using_ints unflatten.int view_as reshape_as permute transpose.int t"
+    "reshape flatten.using_ints unflatten.int view_as reshape_as permute transpose.int t"
     " movedim.int movedim.intlist swapaxes expand expand_as broadcast_to repeat tile"
     " repeat_interleave.self_int repeat_interleave.self_Tensor squeeze squeeze.dim squeeze.dims unsqueeze"
     " flip roll rot90 unfold as_strided slice.Tensor narrow select.int index.Tensor index_select gather take"
@@ -371,6 +376,18 @@ _selections(
     " replication_pad3d"
     " cat concat concatenate stack",
     first_known(0),
+)
+rows(  # whose values may lie in another order in memory than those that were captured
+    "view _unsafe_view",
+    Operation(
+        "selection",
+        reshaped,
+        "inputs",
+        Pass(),
+        (Pass,),
+        first_known(0),
+        computes=torch.ops.aten.reshape.default,
+    ),
 )
 _selections("select_scatter slice_scatter diagonal_scatter", _all_known)
 _selections("pad constant_pad_nd", _fill_known)

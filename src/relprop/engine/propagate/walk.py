@@ -66,6 +66,8 @@ def walk(
         if node.name == until:
             break
         result.position += 1
+        if node.kind in ("weight", "constant"):
+            continue
         if masks:
             _mask(node, masks, result, book)
         arrived = _collect(node, relevance, observe, result.observed)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from relprop.engine.looks import traced
 from relprop.engine.rules.declared import LinearRule
-from relprop.engine.step import Layout, columns_at_a_time, rows_of
+from relprop.engine.step import Layout, as_in_memory, columns_at_a_time, is_dense, lie_alike, rows_of
 
 Result = tuple[Tensor, dict[str, Tensor]]
 """Relevance of the input, and what the rule absorbed: from a reason to a sum per sample, (B,) float64."""
@@ -102,21 +102,21 @@ class Affine:
             return self.account(s) * factor.double()
         if self._samples_first(s) and s.dtype == factor.dtype:
             if _one_a_channel(s, factor):
-                return (s.flatten(2).sum(2) @ factor.flatten()).double()
-            if factor.shape == s.shape[-1:]:
+                return (_channel_sums(s) @ factor.flatten()).double()
+            if s.is_contiguous() and factor.shape == s.shape[-1:]:
                 return (s.flatten(0, -2) @ factor).reshape(s.shape[0], -1).sum(1, dtype=torch.float64)
         return self.account(s * factor)
 
     def account_products(self, s: Tensor, number: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
         """`account_product` with one number and with another factor: in one pass where that has one number a channel."""
         if self._samples_first(s) and s.dtype == factor.dtype and _one_a_channel(s, factor):
-            sums = s.flatten(2).sum(2)
+            sums = _channel_sums(s)
             return sums.sum(1, dtype=torch.float64) * number.double(), (sums @ factor.flatten()).double()
         return self.account_product(s, number), self.account_product(s, factor)
 
     def _samples_first(self, s: Tensor) -> bool:
         first = self.layout == Layout(0, 1) and s.shape[:1] == (self.batch,) and not traced()
-        return first and s.dim() > 1 and s.is_contiguous()
+        return first and s.dim() > 1 and is_dense(s)
 
     def root_mean_square(self, z: Tensor) -> Tensor:
         """√(mean z²) of each sample, in a shape that broadcasts to z."""
@@ -134,6 +134,13 @@ class Affine:
 def _one_a_channel(s: Tensor, factor: Tensor) -> bool:
     """Whether a factor has one number for each channel of s, (C, 1, …)."""
     return factor.dim() > 1 and factor.dim() == s.dim() - 1 and factor.shape[0] == factor.numel()
+
+
+def _channel_sums(s: Tensor) -> Tensor:
+    """Σ of each channel of each sample, (B, C), over memory as it lies."""
+    if s.is_contiguous():
+        return s.flatten(2).sum(2)
+    return s.sum(tuple(range(2, s.dim())))
 
 
 def kept_where_positive(values: Tensor, sign: Tensor, least: float = 0.0) -> Tensor:
@@ -157,7 +164,7 @@ def owned(result: Tensor, *others: Tensor) -> bool:
         return False
     whole = result.untyped_storage().nbytes() == result.nbytes and result._base is None
     apart = all(result.data_ptr() != other.data_ptr() for other in others)
-    return whole and apart and result.is_contiguous() and not result.requires_grad
+    return whole and apart and is_dense(result) and not result.requires_grad
 
 
 def scaled(x: Tensor, shares: Tensor, s: Tensor) -> Tensor:
@@ -218,8 +225,8 @@ def replaceable(z: Tensor, relevance: Tensor) -> bool:
 def divided_where_positive(relevance: Tensor, z: Tensor, epsilon: float) -> Tensor:
     """R / (z + ε), written over z, where R is 0 wherever z ≤ 0; a block at a time, which stays in the processor's cache."""
     size = columns_at_a_time(1)
-    if z.device.type == "cpu" and z.numel() > size and z.is_contiguous() and relevance.is_contiguous():
-        blocks = torch.split(z.view(-1), size), torch.split(relevance.view(-1), size)
+    if z.device.type == "cpu" and z.numel() > size and lie_alike(z, relevance):
+        blocks = (torch.split(as_in_memory(one, 1).view(-1), size) for one in (z, relevance))
         for d, r in zip(*blocks, strict=True):
             torch.div(r, d.clamp_(min=0).add_(epsilon), out=d)
         return z
@@ -245,10 +252,11 @@ def divided_at_once(
     )
     rows, received = rows_of(z, layout, 1 if one_for_all else batch), rows_of(relevance, layout, batch)
     fits = rows is not None and received is not None and rows.shape[1:] == received.shape[1:]
+    fits = fits and lie_alike(z[:1], relevance[:1])
     if rows is not None and received is not None and fits and rows.dtype == received.dtype:
         over = over and not one_for_all
         s = z if over else torch.empty_like(relevance)
-        out = rows if over else s.view(received.shape)
+        out = rows if over else as_in_memory(s, 1).view(received.shape)
         return s, _divided_by_blocks(received, rows, epsilon, out)
     if one_for_all and not traced() and relevance.is_contiguous() and relevance.dtype == z.dtype:
         stabiliser = torch.copysign(z.new_full((), epsilon), z)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from relprop.engine.canonise import convolution_arguments, padded_convolution
 from relprop.engine.looks import traced
-from relprop.engine.step import Step
+from relprop.engine.step import Step, is_dense
 
 aten = torch.ops.aten
 
@@ -41,7 +41,7 @@ class Convolution:
         like, v = x if batched else x[None], v if batched else v[None]
         channels = like.shape[1] if self.transposed or w is None else w.shape[1] * self.groups
         size = self._padded_size(like.shape[2:])
-        if (v.shape[0], channels, *size) != like.shape or not like.is_contiguous():  # only its size matters
+        if (v.shape[0], channels, *size) != like.shape or not is_dense(like):  # only its size matters
             like = _of_size(v, (v.shape[0], channels, *size))
         grad: Tensor = aten.convolution_backward(v, like, w, None, *self._rest(), [True, False, False])[0]
         for dim, length in enumerate(x.shape[2 if batched else 1 :], 2) if any(self.sides) else ():
@@ -64,9 +64,15 @@ def _of_size(v: Tensor, shape: tuple[int, ...]) -> Tensor:
     """A tensor whose values nobody reads, in v's memory where it fits: new memory would push what is freed out of the
     allocator's hands."""
     count = prod(shape)
+    last = _FORMATS.get(len(shape))
+    if last is not None and not v.is_contiguous() and v.is_contiguous(memory_format=last):
+        return torch.empty(shape, dtype=v.dtype, device=v.device, memory_format=last)
     if traced() or not v.is_contiguous() or v.numel() < count:
         return v.new_empty(shape)
     return v.view(-1)[:count].view(shape)
+
+
+_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def convolution_of(step: Step) -> Convolution:
