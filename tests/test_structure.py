@@ -29,6 +29,7 @@ ORDER = [
     "engine.layout",
     "engine.analyse",
     "engine.isolate",
+    "engine.shapes",
     "engine.standins",
     "engine.tape",
     "engine.exported",

@@ -29,6 +29,8 @@ _READ: dict[str, tuple[int, ...]] = {
 """The arguments whose values count, where others lend no more than their shape, type or device, by the beginning of
 the operation's name."""
 
+_READ_NAMES = tuple(_READ)
+
 _SIZES = (*_CREATIONS, "aten.sym_size.", "aten.sym_numel.", "aten.sym_stride.")
 """Operations whose result does not depend on the values of their argument."""
 
@@ -108,10 +110,11 @@ def values_of(node: Node) -> list[Ref]:
 
 def _sources(node: Node) -> list[Ref]:
     """The values that a node reads for more than their shape and type."""
-    for prefix, places in _READ.items():
-        if node.operation.startswith(prefix):
-            return [ref for place in places if place < len(node.args) for ref in refs(node.args[place])]
-    return list(parents(node))
+    name = node.operation
+    if not name.startswith(_READ_NAMES):
+        return list(parents(node))
+    places = next(places for prefix, places in _READ.items() if name.startswith(prefix))
+    return [ref for place in places if place < len(node.args) for ref in refs(node.args[place])]
 
 
 def _token_ids(graph: Graph, operations: Mapping[str, Operation]) -> set[Ref]:

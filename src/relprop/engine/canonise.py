@@ -187,12 +187,13 @@ def fold_batch_norm(graph: Graph) -> Graph:
     result: list[Node] = []
     renamed: dict[Ref, Ref] = {}
     for node in graph.nodes:
-        node = dataclasses.replace(
-            node,
-            args=replace_refs(node.args, lambda ref: renamed.get(ref, ref)),
-            kwargs=replace_refs(node.kwargs, lambda ref: renamed.get(ref, ref)),
-        )
-        nodes[node.name] = node
+        if any(ref in renamed for ref in parents(node)):
+            node = dataclasses.replace(
+                node,
+                args=replace_refs(node.args, lambda ref: renamed.get(ref, ref)),
+                kwargs=replace_refs(node.kwargs, lambda ref: renamed.get(ref, ref)),
+            )
+            nodes[node.name] = node
         norm = batch_norm_arguments(node)
         before = nodes.get(node.args[0].name) if norm and isinstance(node.args[0], Ref) else None
         place = _weight_place(before) if before is not None else None

@@ -61,9 +61,11 @@ class _Renaming:
 
     def of(self, node: Node) -> Node:
         """The node with the names of its arguments as they are now."""
-        args, kwargs = replace_refs(node.args, self.current), replace_refs(node.kwargs, self.current)
-        self._nodes[node.name] = dataclasses.replace(node, args=args, kwargs=kwargs)
-        return self._nodes[node.name]
+        if any(ref in self._names for ref in parents(node)):
+            args, kwargs = replace_refs(node.args, self.current), replace_refs(node.kwargs, self.current)
+            node = dataclasses.replace(node, args=args, kwargs=kwargs)
+        self._nodes[node.name] = node
+        return node
 
     def rename(self, old: Ref, new: Ref) -> None:
         """From here on, `new` is meant by every name of `old`."""

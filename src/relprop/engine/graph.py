@@ -101,11 +101,20 @@ class Node:
     source: str = ""  # file and line that ran it: "net.py:41"
     folded: str = ""  # the batch normalisation that was folded into it
     meta: Meta | tuple[Meta | None, ...] | None = None
+    _operation: str = field(
+        default="", init=False, compare=False, repr=False
+    )  # worked out when first asked for
+    _parents: tuple[Ref, ...] | None = field(
+        default=None, init=False, compare=False, repr=False
+    )  # so are these
 
     @property
     def operation(self) -> str:
         """The name of what the node computes, as messages and tables print it: `aten.conv2d.default`."""
-        return self.kind if self.function is None else name_of(self.function)
+        if not self._operation:
+            name = self.kind if self.function is None else name_of(self.function)
+            object.__setattr__(self, "_operation", name)
+        return self._operation
 
     @property
     def metas(self) -> tuple[Meta, ...]:
@@ -236,10 +245,13 @@ def part_of(values: Mapping[str, Any], ref: Ref) -> Any:
     return held if ref.index is None or held is None else held[ref.index]
 
 
-def parents(node: Node) -> Iterator[Ref]:
+def parents(node: Node) -> tuple[Ref, ...]:
     """The values that a node reads, in order of appearance (arguments first, then keywords)."""
-    yield from refs(node.args)
-    yield from refs(node.kwargs)
+    found = node._parents
+    if found is None:
+        found = (*refs(node.args), *refs(node.kwargs))
+        object.__setattr__(node, "_parents", found)
+    return found
 
 
 def consumers(graph: Graph) -> dict[Ref, list[str]]:

@@ -242,7 +242,7 @@ class _Joining:
         node = self.nodes[ref.name]
         if "sigmoid" in node.operation and "log" not in node.operation:
             return True
-        return node.operation.startswith(_MOVES) and self.is_gate(next(parents(node)))
+        return node.operation.startswith(_MOVES) and self.is_gate(parents(node)[0])
 
     def part(self, node: Node, index: int) -> _Term | None:
         """A part of the outputs: some rows of the weight."""
@@ -309,7 +309,7 @@ class _Joining:
             "aten.transpose.int",
             "aten.permute.default",
         ):
-            weight = next(parents(self.nodes[weight.name]))
+            weight = parents(self.nodes[weight.name])[0]
         return weight
 
     # ------------------------------------------------------------ the operation that it becomes

@@ -10,10 +10,11 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch.export import Dim, ShapesCollection
+from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
@@ -24,7 +25,8 @@ from relprop.engine.frontends import keras, torchscript
 from relprop.engine.graph import Graph
 from relprop.engine.isolate import LOCK, muted, quietly, run_isolated, untouched
 from relprop.engine.ops import OPS
-from relprop.engine.standins import StandIns
+from relprop.engine.shapes import Shapes
+from relprop.engine.standins import StandIns, keeps_recurrent
 from relprop.engine.tape import place_of, tensors_of, trace
 from relprop.errors import CaptureError, InvalidInput
 
@@ -123,14 +125,24 @@ def from_export(
         open_ |= dict.fromkeys(_lengths(leaf) if free else (), Dim.AUTO)
         if open_:
             shapes[leaf] = open_
-    with LOCK, quietly(), untouched(model), muted(), StandIns():
+    dynamic = shapes if count > 1 or free else None
+    recurrent = any(isinstance(module, torch.nn.RNNBase) for module in every_module(model))
+    program = _exported(model, args, kwargs, dynamic, recurrent)
+    if not recurrent and keeps_recurrent(program):  # called as functions
+        program = _exported(model, args, kwargs, dynamic, True)
+    return _live(graph_of(program, [axis == 0 for axis in axes]), model)
+
+
+def _exported(
+    model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any, recurrent: bool
+) -> ExportedProgram:
+    """What torch.export makes of a module; with `recurrent`, recurrent layers are kept whole by stand-ins."""
+    shaped = Shapes()  # type: ignore[no-untyped-call]
+    with LOCK, quietly(), untouched(model), muted(), shaped, StandIns() if recurrent else nullcontext():
         try:
-            program = torch.export.export(
-                model, args, kwargs, dynamic_shapes=shapes if count > 1 or free else None, strict=False
-            )
+            return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
         except Exception as error:
             raise CaptureError(first_line(error)) from error
-    return _live(graph_of(program, [axis == 0 for axis in axes]), model)
 
 
 def _lengths(leaf: Any) -> range:

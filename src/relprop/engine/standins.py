@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
+from torch.export import ExportedProgram
 from torch.overrides import TorchFunctionMode
 
 aten = torch.ops.aten
@@ -50,9 +51,17 @@ ORIGINALS: dict[Any, Any] = {
 }  # fmt: skip
 """From each stand-in to torch's operation."""
 
+_WHOLE = frozenset(ORIGINALS.values())
+
 _CALLS: dict[Callable[..., Any], Any] = {
     getattr(torch, whole._schema.name.removeprefix("aten::")): standin for standin, whole in ORIGINALS.items()
 }
+
+
+def keeps_recurrent(program: ExportedProgram) -> bool:
+    """Whether a program that was exported without stand-ins calls a recurrent layer."""
+    parts = (part for part in program.graph_module.modules() if isinstance(part, fx.GraphModule))
+    return any(node.target in _WHOLE for part in parts for node in part.graph.nodes)
 
 
 class StandIns(TorchFunctionMode):

@@ -145,7 +145,7 @@ def _origin(ref: Ref, nodes: Mapping[str, Node]) -> Ref:
     while nodes[ref.name].operation.startswith(
         ("aten._to_copy", "aten.to.", "aten.clone", "aten.alias", "aten.contiguous")
     ):
-        ref = next(parents(nodes[ref.name]))
+        ref = parents(nodes[ref.name])[0]
     return ref
 
 
