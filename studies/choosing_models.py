@@ -331,5 +331,5 @@ def minilm(data: Path, store: Path) -> Loaded:
         trained(nn.Sequential(model.out.requires_grad_()), place, x, labels[~held][few], 40, 2e-2, 64)
     model.out.load_state_dict({k[2:]: v for k, v in load_file(place).items()})
     about = f"MiniLM of 6 blocks on subjectivity, {correct(model, unseen[::4], labels[held][::4])}"
-    first, second = halves(unseen[(unseen > 0).sum(1) >= 14], 60)
+    first, second = halves(unseen[(unseen > 0).sum(1) >= 14], 40)
     return Loaded(model, first, second, about)

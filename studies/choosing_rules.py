@@ -90,7 +90,7 @@ CONVOLUTIONAL: dict[str, Any] = {
 """The rules that are compared on convolutional networks."""
 
 LEVELS: dict[str, Any] = {
-    **{f"γ {gamma}": mixed(Gamma(gamma), Gamma(gamma)) for gamma in (0.02, 0.05, 0.25)},
+    **{f"γ {gamma}": mixed(Gamma(gamma), Gamma(gamma)) for gamma in (0.02, 0.05, 0.1, 0.25)},
     **{f"ε {share} rms": mixed(relative(share), relative(share)) for share in (0.01, 0.02, 0.05, 0.1)},
 }
 """How much γ, or ε times rms(z) instead: candidates for networks with attention, all of them measured on both halves."""
@@ -103,7 +103,7 @@ TRANSFORMING: dict[str, Any] = {
     "γ 0.1, ε 0.05 rms in linear": mixed(Gamma(0.1), relative(0.05)),
     "γ 0.1 with 0.05 rms": mixed(*[Gamma(0.1, epsilon=0.05, stabiliser="relative")] * 2),
 }
-"""The rules that are compared on networks with attention; γ = 0.1 is `auto`."""
+"""The rules that are compared on networks with attention; there `auto` is γ = 0.01."""
 RECURRING: dict[str, Any] = {
     **{f"lrp:{name}": f"lrp:{name}" for name in ("auto", "epsilon", "lrp_all", "lrp_half")},
     "ε 0.05 rms": whole(relative(0.05), ("recurrent", Epsilon(1e-3))),

@@ -194,3 +194,69 @@ def test_auto_keeps_the_magnitude_of_relevance_small(residual: nn.Module) -> Non
     x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(3)).double()
     audit = relprop.explain(residual, x, rules="auto").audit
     assert audit is not None and bool((audit.magnitude < 20 * audit.score.abs().clamp(min=0.1)).all())
+
+
+class Looking(nn.Module):
+    """A stem, a convolution over `side` places, one block of attention (in one operation or written out) and two linear
+    layers, (B, 3, 8, 8) to (B, 4)."""
+
+    def __init__(self, side: int = 2, way: str = "written") -> None:
+        super().__init__()
+        self.way = way
+        self.stem = nn.Conv2d(3, 6, 3, padding=1)
+        self.embed = nn.Conv2d(6, 8, side, side)
+        self.qkv, self.out, self.head = nn.Linear(8, 24), nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(torch.relu(self.stem(x))).flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(x).chunk(3, -1)
+        if self.way == "fused":
+            x = nn.functional.scaled_dot_product_attention(q, k, v)
+        elif self.way == "written":
+            x = (q @ k.transpose(1, 2) / 8**0.5).softmax(-1).to(v.dtype) @ v
+        elif self.way == "gated":
+            x = q.softmax(-1) * v
+        else:
+            x = v @ (q.transpose(1, 2) @ k)
+        x = self.head(torch.relu(self.out(x)).mean(1))
+        return x if self.way != "products" else x.softmax(-1)
+
+
+def rules_of(model: nn.Module, rules: object = "auto") -> dict[str, relprop.rules.Rule | None]:
+    torch.manual_seed(0)
+    plan = relprop.Explainer(model.eval(), rules, example=torch.rand(2, 3, 8, 8)).plan
+    return {row.module: row.rule for row in plan if row.kind in ("linear", "convolution")}
+
+
+LESS, GAMMA = relprop.rules.Gamma(0.01), relprop.rules.Gamma(0.1)
+
+
+@pytest.mark.parametrize("way", ["fused", "written"])
+def test_auto_takes_less_gamma_in_the_linear_layers_and_patches_of_a_network_with_attention(
+    way: str,
+) -> None:
+    found = rules_of(Looking(way=way))
+    assert found["stem"] == GAMMA  # a convolution like any other
+    assert found["embed"] == found["qkv"] == found["out"] == LESS
+    assert found["head"] == relprop.rules.Epsilon(1e-6)
+
+
+def test_a_convolution_of_single_places_is_no_patch() -> None:
+    found = rules_of(Looking(side=1))
+    assert found["embed"] == GAMMA
+    assert found["qkv"] == LESS
+
+
+@pytest.mark.parametrize("way", ["gated", "products"])
+def test_gates_by_softmax_and_products_without_one_are_no_attention(way: str) -> None:
+    found = rules_of(Looking(way=way))
+    assert found["stem"] == found["embed"] == found["qkv"] == found["out"] == GAMMA
+
+
+def test_a_composite_names_the_layers_of_a_transformer_in_one_word() -> None:
+    rule = relprop.rules.Epsilon(0.3)
+    found = rules_of(
+        Looking(), relprop.Composite([("transformer", rule), ("weighted", relprop.rules.ZPlus())])
+    )
+    assert [name for name, one in found.items() if one == rule] == ["embed", "qkv", "out", "head"]
+    assert found["stem"] == relprop.rules.ZPlus()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from relprop.engine.analyse import Facts, first_and_last
-from relprop.engine.graph import Graph, Node, refs
+from relprop.engine.graph import Graph, Meta, Node, meta_of, parents, refs
 from relprop.engine.joint import joint_linear
 from relprop.engine.ops import KINDS, OPS, Operation
 from relprop.engine.rules import Addition, Attention, LinearRule, Pass, Product, Recurrent, Rule
@@ -17,8 +18,9 @@ from relprop.errors import InvalidInput, RelevanceWarning, UnsupportedOperation
 
 WEIGHTED = ("linear", "convolution")
 POSITIONS = {
-    "first": "the first linear operations with weights",
-    "last": "the last linear operations with weights",
+    "first": "first weighted operation",
+    "last": "last weighted operation",
+    "transformer": "linear on the tokens of a network with attention",
 }
 
 Where = str | type | Callable[["Planned"], bool]
@@ -38,6 +40,7 @@ class Planned:
     shape: str
     first: bool = False
     last: bool = False
+    transformer: bool = False
     rule: Rule | None = None
     why: str = ""
 
@@ -50,6 +53,8 @@ class Composite:
         a kind of operation: "linear", "convolution", "batch_norm", "norm", "pool", "max", "addition", "product",
             "softmax", "activation", …; "weighted" means linear or convolution;
         a position: "first" or "last", the first or last weighted operations on the way from the input to the output;
+            "transformer", in a network with attention its linear operations and the convolutions that cut patches
+            (those whose areas do not overlap), not its other convolutions;
         a glob over module paths: "layer1.*", "features.0" (write "path:linear" where a module has a kind's name);
             a rule for linear operations then applies to the weighted ones;
         a module class: `nn.Conv2d`, for every operation that runs directly in such a module;
@@ -142,14 +147,17 @@ def assign(graph: Graph, facts: Facts, composite: Composite) -> Plan:
     """
     refuse(graph, facts)
     first, last = first_and_last(graph, OPS, facts)
+    attends = has_attention(graph, facts)
+    nodes = {node.name: node for node in graph.nodes}
     rows = []
     used: set[int] = set()
     for node in carriers(graph, facts):
         operation = OPS[node.operation]
+        kind = kind_of(node, operation, facts)
         planned = Planned(
             node.name,
             node.operation + (" + batch_norm" if node.folded else ""),
-            kind_of(node, operation, facts),
+            kind,
             node.module,
             node.module_class,
             node.calls,
@@ -157,6 +165,7 @@ def assign(graph: Graph, facts: Facts, composite: Composite) -> Plan:
             str(node.meta if not isinstance(node.meta, tuple) else node.meta[0] if node.meta else ""),
             node.name in first,
             node.name in last,
+            attends and (kind == "linear" or (kind == "convolution" and _cuts_patches(node, nodes))),
         )
         rows.append(_with_rule(planned, operation, composite, used))
     for index, (where, rule) in enumerate(composite.rules):
@@ -183,6 +192,33 @@ def kind_of(node: Node, operation: Operation, facts: Facts) -> str:
 
 def _is_bias(node: Node, position: int) -> bool:
     return position == 0 if "addmm" in node.operation or "baddbmm" in node.operation else position == 2
+
+
+def has_attention(graph: Graph, facts: Facts) -> bool:
+    """Whether values of data are weighed by what a softmax has made of data, in one operation or written out."""
+    weights: set[str] = set()
+    for node in carriers(graph, facts):
+        operation = OPS[node.operation]
+        if isinstance(operation.default, Attention):
+            return True
+        kind = kind_of(node, operation, facts)
+        weighed = any(ref.name in weights for ref in parents(node))
+        if weighed and kind == "product" and operation.kind in WEIGHTED:
+            return True
+        if kind == "softmax" or (weighed and kind in ("selection", "activation")):
+            weights.add(node.name)
+    return False
+
+
+def _cuts_patches(node: Node, nodes: dict[str, Node]) -> bool:
+    """Whether the areas of a convolution tile its input: each number is read once, at an offset of more than one."""
+    held = [ref for argument in node.args[:2] for ref in refs(argument)]
+    metas = [meta_of(nodes, ref) for ref in held]
+    if len(metas) != 2 or None in metas or not isinstance(node.meta, Meta):
+        return False
+    into, kernel = (meta.shape[2:] for meta in metas if meta is not None)
+    tiles = tuple(size * side for size, side in zip(node.meta.shape[-len(kernel) :], kernel, strict=True))
+    return math.prod(kernel) > 1 and tiles == into
 
 
 def carriers(graph: Graph, facts: Facts) -> list[Node]:
@@ -296,6 +332,6 @@ def _match(where: Where, planned: Planned) -> str | None:
         kinds = WEIGHTED if where == "weighted" else (where,)
         return f"kind {where}" if planned.kind in kinds else None
     if where in POSITIONS:
-        return f"{where} weighted operation" if getattr(planned, where) else None
+        return POSITIONS[where] if getattr(planned, where) else None
     pattern = where.removeprefix("path:")
     return f"path {pattern}" if fnmatch.fnmatchcase(planned.module, pattern) else None
