@@ -97,6 +97,7 @@ LEVELS: dict[str, Any] = {
 TRANSFORMING: dict[str, Any] = {
     **{f"lrp:{name}": f"lrp:{name}" for name in ("auto", "epsilon", "attn_lrp", "cp_lrp")},
     **LEVELS,
+    "γ 0.005": mixed(Gamma(0.005), Gamma(0.005)),
     "γ 0.25 in the first, ε": mixed(Epsilon(1e-6), Epsilon(1e-6), first=Gamma(0.25)),
     "ε 0.25 rms": mixed(relative(0.25), relative(0.25)),
     "ε 0.05 rms in sums too": whole(relative(0.05), ("norm", Epsilon(1e-6))),

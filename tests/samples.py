@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import relprop.classical  # noqa: F401  its operations are registered when it is loaded
+
 aten = torch.ops.aten
 BATCH = 3
 
