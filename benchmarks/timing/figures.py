@@ -11,14 +11,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
+from unittest import mock
 
 import torch
+from torch.export import Dim, ShapesCollection
 
 import relprop
 from timing.clock import Call, Ratio, ratios, seconds
 from timing.kernels import profiles
 from timing.memory import peak
-from timing.page import AUDIT, CAPTURE, CHECK, TEN, UNAUDITED
+from timing.page import AUDIT, CAPTURE, CHECK, OPEN, PASSES, TEN, UNAUDITED, WITHIN
 from timing.rivals import PRESETS
 from timing.rivals import calls as rival_calls
 from timing.subjects import ALL, CONVOLUTIONAL, IMAGES, Subject, subject
@@ -112,32 +114,44 @@ def memory(of: Subject, given: Settings) -> Iterator[Figure]:
 
 
 def capture(of: Subject, given: Settings) -> Iterator[Figure]:
-    """Capture and plan as a multiple of a bare `torch.export`; the check of what was captured, which comes before its first
-    use; and all of it from the cache."""
+    """Capture and plan as a multiple of a bare `torch.export`, and where it goes: torch.export with the sizes open that
+    relprop leaves open, called without it, and relprop's passes over the graph; the check of what was captured, which comes
+    before its first use; and all of it from the cache. What is imported and set up once is left out on both sides: a first
+    round does not count."""
     named = isinstance(of.inputs, dict)
     args, kwargs = ((), of.inputs | {"use_cache": False}) if named else ((of.inputs,), {})
 
     def export() -> None:
         torch.export.export(of.model, args, kwargs, strict=False)
 
+    def open_export() -> None:
+        _export_with_open_sizes(of, args, kwargs)
+
     def ready() -> relprop.Explainer:
         return of.explainer("epsilon", example=of.inputs)
 
-    times: dict[str, list[float]] = {"export": [], "capture": [], "check": [], "gradient": []}
+    times: dict[str, list[float]] = {
+        name: [] for name in ("export", "open", "capture", "within", "check", "gradient")
+    }
     for number in range(4):
         relprop.clear_cache()
         made: list[relprop.Explainer] = []
         calls: dict[str, Call] = {
             "export": export,
+            "open": open_export,
             "capture": lambda made=made: made.append(ready()),  # type: ignore[misc]
             "check": lambda made=made: made[0].plan,  # type: ignore[misc]
             "gradient": of.gradient,
         }
         for name, call in calls.items():
             gc.collect()  # not in the middle of an export
-            took = seconds(call, given.device)
+            within: list[float] = []
+            with mock.patch("torch.export.export", _timed(torch.export.export, within, given.device)):
+                took = seconds(call, given.device)
             if number:  # but for what is imported on first use
                 times[name].append(took)
+                if name == "capture":
+                    times["within"].append(sum(within))
     again = min(seconds(lambda: ready().plan, given.device) for _ in range(3))
 
     def over(own: str, base: str) -> float:
@@ -152,8 +166,33 @@ def capture(of: Subject, given: Settings) -> Iterator[Figure]:
         2.0,
         detail=detail,
     )
+    yield Figure(OPEN, of.name, over("open", "export"), "×")
+    yield Figure(WITHIN, of.name, over("within", "export"), "×")
+    times["passes"] = [whole - part for whole, part in zip(times["capture"], times["within"], strict=True)]
+    yield Figure(PASSES, of.name, over("passes", "export"), "×")
     yield Figure(CHECK, of.name, over("check", "gradient"), "×")
     yield Figure("capture and plan, from the cache", of.name, 1000 * again, "ms", 50.0)
+
+
+def _export_with_open_sizes(of: Subject, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """torch.export with an open number of samples, and of tokens: two samples, as a size of one is no open one."""
+    (x,) = (*args, *(value for value in kwargs.values() if isinstance(value, torch.Tensor)))
+    pair = torch.cat([x, x])[:2]
+    shapes = ShapesCollection()  # type: ignore[no-untyped-call]
+    shapes[pair] = dict.fromkeys(range(2 if x.dim() == 2 else 1), Dim.AUTO)
+    own = {name: pair if value is x else value for name, value in kwargs.items()}
+    torch.export.export(of.model, (pair,) if args else (), own, dynamic_shapes=shapes, strict=False)
+
+
+def _timed(call: Callable[..., Any], times: list[float], device: str) -> Callable[..., Any]:
+    """The call, which notes how long each run of it takes."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        found: list[Any] = []
+        times.append(seconds(lambda: found.append(call(*args, **kwargs)), device))
+        return found[0]
+
+    return run
 
 
 def rivals(of: Subject, given: Settings) -> Iterator[Figure]:

@@ -33,6 +33,9 @@ PRESETS = (
 TEN = "epsilon, 10 targets of one input"
 AUDIT, UNAUDITED = "audit's share", "without audit"
 CAPTURE = "capture and plan, over a bare torch.export"
+OPEN = "torch.export with open sizes, over a bare one"
+WITHIN = "torch.export within a capture, over a bare one"
+PASSES = "relprop's passes of a capture, over a bare torch.export"
 CHECK = "check of a capture, over gradient × input"
 
 
@@ -70,6 +73,9 @@ def table(data: Data) -> str:
     others = [f"peak memory, {preset}" for preset in PRESETS[1:]]
     rows.append(["peak memory, the other rules", *(_range(data, model, others) for model in models)])
     rows.append(_row("capture and plan, over a bare `torch.export`", data, models, CAPTURE, "{:.1f}"))
+    rows.append(_row("… of it torch.export, its sizes open", data, models, WITHIN))
+    rows.append(_row("… of it relprop's passes", data, models, PASSES))
+    rows.append(_row("… torch.export with open sizes alone", data, models, OPEN))
     rows.append(["… in seconds", *(_capture_seconds(data, model) for model in models)])
     rows.append(_row("the check before its first use", data, models, CHECK))
     rows.append(_row("from the cache, ms", data, models, "capture and plan, from the cache", "{:.1f}"))
