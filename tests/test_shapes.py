@@ -104,6 +104,21 @@ def test_numbers_are_worked_out_as_ever(name: str) -> None:
     assert all(torch.equal(own, other) for own, other in pairs)
 
 
+class _Chooses(torch.nn.Module):
+    """Control flow that torch.export keeps as an operation."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cond(x.sum() > 0, lambda y: y.relu() + 1, lambda y: y - 1, (x,))
+
+
+def test_control_flow_is_exported_as_without_it() -> None:
+    with Shapes():
+        program = torch.export.export(
+            _Chooses(), (torch.rand(3, 4),), dynamic_shapes={"x": {0: Dim.DYNAMIC}}, strict=False
+        )
+    assert any(str(node.target) == "cond" for node in program.graph.nodes)
+
+
 class _Functional(torch.nn.Module):
     """An LSTM without a layer of its own: torch's function on weights of the model."""
 

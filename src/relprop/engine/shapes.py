@@ -61,6 +61,8 @@ class Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While it is on, operations of `_SHAPES` on tensors with open sizes give values of the right shape without being
     decomposed. Tensors that hold numbers have no open sizes: nothing of them is left out."""
 
+    supports_higher_order_operators = True  # torch.cond and its like pass as they are
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
