@@ -42,7 +42,7 @@ class Convolution:
         channels = like.shape[1] if self.transposed or w is None else w.shape[1] * self.groups
         size = self._padded_size(like.shape[2:])
         if (v.shape[0], channels, *size) != like.shape or not is_dense(like):  # only its size matters
-            like = _of_size(v, (v.shape[0], channels, *size))
+            like = _of_size(v, (v.shape[0], channels, *size), like)
         grad: Tensor = aten.convolution_backward(v, like, w, None, *self._rest(), [True, False, False])[0]
         for dim, length in enumerate(x.shape[2 if batched else 1 :], 2) if any(self.sides) else ():
             grad = grad.narrow(dim, self.sides[2 * (grad.dim() - 1 - dim)], length)
@@ -60,12 +60,12 @@ class Convolution:
         return self.stride, self.padding, self.dilation, self.transposed, self.output_padding, self.groups
 
 
-def _of_size(v: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """A tensor whose values nobody reads, in v's memory where it fits: new memory would push what is freed out of the
-    allocator's hands."""
+def _of_size(v: Tensor, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """A tensor whose values nobody reads, with its channels last in memory where those of `like` are: the adjoint goes by
+    that. In v's memory where it fits: new memory would push what is freed out of the allocator's hands."""
     count = prod(shape)
     last = _FORMATS.get(len(shape))
-    if last is not None and not v.is_contiguous() and v.is_contiguous(memory_format=last):
+    if last is not None and not like.is_contiguous() and like[:1].is_contiguous(memory_format=last):
         return torch.empty(shape, dtype=v.dtype, device=v.device, memory_format=last)
     if traced() or not v.is_contiguous() or v.numel() < count:
         return v.new_empty(shape)
