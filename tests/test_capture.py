@@ -21,6 +21,7 @@ from relprop.engine.exported import decomposed, read
 from relprop.engine.functional import functionalise
 from relprop.engine.graph import Graph, Ref, map_output, replace_refs
 from relprop.engine.modules import from_call
+from relprop.errors import CaptureError
 from relprop.explain import leaves_of
 
 TOLERANCE = 1e-10
@@ -837,3 +838,53 @@ def test_arrays_are_inputs_as_tensors_are() -> None:
     found = relprop.explain(model, x, 1).relevance
     assert torch.equal(found, relprop.explain(model, torch.tensor(x), 1).relevance)
     assert torch.equal(found, relprop.explain(model, {"input": x}, 1).relevance["input"])
+
+
+class ByCount(nn.Module):
+    """Takes another way for more than four samples, or for one."""
+
+    def __init__(self, single: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.single = nn.Linear(4, 3), nn.Linear(4, 3), single
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 4) to (B, 3)."""
+        other = x.shape[0] == 1 if self.single else x.shape[0] > 4
+        return self.b(x) if other else self.a(x)
+
+
+@pytest.mark.parametrize(("single", "wrong", "right"), [(False, 8, 3), (True, 1, 3)])
+def test_a_model_that_goes_by_the_number_of_samples_is_refused_where_that_matters(
+    single: bool, wrong: int, right: int
+) -> None:
+    model = ByCount(single).double().eval()
+    x = torch.randn(8, 4, dtype=torch.float64)
+    for _ in range(2):
+        with pytest.raises(CaptureError, match=f"something else for {wrong} sample"):
+            relprop.explain(model, x[:wrong], 1, "epsilon")
+        found = relprop.explain(model, x[:right], 1, "epsilon")
+        assert torch.equal(found.score, model(x[:right])[:, 1].detach())
+    if not single:
+        parts = relprop.Explainer(model, "epsilon", batch_size=4)(x, 1)
+        assert torch.equal(parts.score[:4], model(x[:4])[:, 1].detach())
+
+
+class Careful(nn.Module):
+    """Works in parts where there are many samples, and gives a single one without its dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 4) to (B, 1)."""
+        parts = x.split(x.shape[0] // 2) if x.shape[0] > 4 else [x]
+        y = torch.cat([self.a(part) for part in parts])
+        return y[0] if x.shape[0] == 1 else y
+
+
+@pytest.mark.parametrize("count", [1, 2, 6])
+def test_a_way_for_other_numbers_of_samples_that_computes_the_same_is_taken(count: int) -> None:
+    model, x = Careful().double().eval(), torch.randn(6, 4, dtype=torch.float64)
+    found = relprop.explain(model, x[:count], rules="epsilon")
+    assert torch.allclose(found.score, model(x[:count]).detach().reshape(-1), rtol=0, atol=1e-12)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,15 @@ def read(program: ExportedProgram, batched: Sequence[bool] | None = None) -> Gra
         constants,
         any(counted) and all(counted),
         free=reader.sizes.free,
+        most=_most(program, reader.sizes.batch),
     )
+
+
+def _most(program: ExportedProgram, batch: Iterable[Any]) -> int | None:
+    """The number of samples up to which the forward pass is known to take the way that was captured; None: any."""
+    ranges = (program.range_constraints.get(symbol) for symbol in batch)
+    ends = [int(found.upper) for found in ranges if found is not None and found.upper.is_Integer]
+    return min(ends, default=None)
 
 
 class _Sizes:

@@ -145,6 +145,7 @@ class Graph:
         default_factory=dict
     )  # symbols in shapes: the input and dimension that have their size (None: the batch); see `engine.sizes`
     sized: frozenset[str] = frozenset()  # nodes that hang on sizes that were free
+    most: int | None = None  # more samples than so many may take another way through the model
 
     def __post_init__(self) -> None:
         """Check that every name is defined once, before it is used."""

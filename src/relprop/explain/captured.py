@@ -37,7 +37,7 @@ from relprop.explain.inputs import check_ids
 class Captured:
     """A canonised graph with its facts, and what is derived from it on first use.
 
-    `checked`: it was found to compute what the model computes. `images`: the inputs that run through it with their channels
+    `checked`: it was found to compute what the model computes; `counts`: for other numbers of samples than two, too. `images`: the inputs that run through it with their channels
     last in memory.
     """
 
@@ -49,6 +49,7 @@ class Captured:
     compiled: dict[int, CompiledWalks] = field(default_factory=dict)  # by the identity of their program
     lock: threading.RLock = field(default_factory=threading.RLock)
     checked: bool = False
+    counts: set[int] = field(default_factory=set)
     images: frozenset[str] = frozenset()
 
 
@@ -58,6 +59,7 @@ class Family:
 
     graph: Graph
     store: Weights
+    counts: set[int]
     members: list[Any] = field(default_factory=list)  # the cache's keys of the lengths seen last
 
 
@@ -115,7 +117,11 @@ def adopt(twin: torch.nn.Module, model: Any) -> None:
         known, own = _CACHE.get(model, {}), structure_of(model)
         _CACHE[twin] = {
             (structure_of(twin), *key[1:]): Captured(
-                captured.graph, captured.facts, checked=captured.checked, images=captured.images
+                captured.graph,
+                captured.facts,
+                checked=captured.checked,
+                counts=set(captured.counts),
+                images=captured.images,
             )
             for key, captured in known.items()
             if key[0] == own and not captured.graph.concrete
@@ -131,6 +137,7 @@ def _relative(
         if fits(family.graph, leaves):
             found = _prepared(model, family.graph, args, kwargs, key[-1], family.store, check)
             if found is not None:
+                found.counts = family.counts
                 family.members.append(key)
                 return found
     return None
@@ -151,7 +158,7 @@ def _new(
         found = _prepared(model, raw, args, kwargs, key[-1], Weights(), check)
         if found is not None:
             if is_free(raw):
-                families.append(Family(raw, found.store, [key]))
+                families.append(Family(raw, found.store, found.counts, [key]))
             return found
         if not is_free(raw):
             break
@@ -235,10 +242,37 @@ def _analysed(graph: Graph, store: Weights) -> Captured:
 
 def _verified(model: Any, captured: Captured, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether the graph computes what the model computes; asked once, before anything is said by it."""
+    count = 2 if captured.graph.batched else 1
+    given = samples((args, kwargs), count, states_of(model))
+    same = _agrees(model, captured, *given)
+    if same or not captured.images:
+        return same
+    captured.images = frozenset()
+    return _agrees(model, captured, *given)
+
+
+def check_count(model: Any, captured: Captured, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise `CaptureError` where the model takes another way for so many samples than for the two that it was captured with:
+    for a single one, or for more than the capture knows of. Asked once for each number."""
+    graph, count = captured.graph, batch_size((args, kwargs))
+    usual = not graph.batched or 2 <= count <= (graph.most or count)
+    if usual or count in captured.counts:
+        return
+    with LOCK:
+        if not _agrees(model, captured, args, kwargs):
+            raise CaptureError(
+                f"the model computes something else for {count} sample{'s' * (count > 1)} than for two: its forward pass"
+                " depends on how many there are\n"
+                f"  do: {f'explain at most {graph.most} at a time (batch_size={graph.most})' if count > 1 else 'explain two or more at a time'}"
+            )
+        captured.counts.add(count)
+
+
+def _agrees(model: Any, captured: Captured, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether the graph and the model compute the same of these samples. That a model drops the dimension of a single sample
+    is no difference."""
     if not isinstance(model, torch.nn.Module):
         return True
-    count = 2 if captured.graph.batched else 1
-    args, kwargs = samples((args, kwargs), count, states_of(model))
     output = run_eagerly(model, args, without_cache(model, kwargs))
     expected = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
     if len(captured.graph.outputs()) < len(expected):
@@ -247,12 +281,13 @@ def _verified(model: Any, captured: Captured, args: tuple[Any, ...], kwargs: dic
     with quietly():  # a graph that draws random numbers leaves the caller's as they were
         leaves = leaves_of(model, captured.graph, args, kwargs)
         values = record(program, with_channels_last(leaves, captured.images), Weights())
-    pairs = zip(captured.graph.outputs(), expected, strict=False)
-    same = all(_close(value_of(values, ref), value) for ref, value in pairs)
-    if same or not captured.images:
-        return same
-    captured.images = frozenset()
-    return _verified(model, captured, args, kwargs)
+    single = captured.graph.batched and batch_size((args, kwargs)) == 1
+    pairs = [
+        (value_of(values, ref), value) for ref, value in zip(captured.graph.outputs(), expected, strict=False)
+    ]
+    if single:
+        pairs = [(found.flatten(), value.flatten()) for found, value in pairs]
+    return all(_close(found, value) for found, value in pairs)
 
 
 def _close(found: Tensor, value: Tensor) -> bool:

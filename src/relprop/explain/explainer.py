@@ -26,7 +26,7 @@ from relprop.engine.rules import Rule
 from relprop.engine.tape import trace
 from relprop.errors import CaptureError, ConservationError, InvalidInput, UnsupportedOperation
 from relprop.explain.batches import fitting, join, rank_of, sizes_of, slice_batch, slice_target
-from relprop.explain.captured import Captured, captured_graph
+from relprop.explain.captured import Captured, captured_graph, check_count
 from relprop.explain.conditions import Condition
 from relprop.explain.inputs import Inputs, arguments, check_inputs, check_model, refuse_infinite_weights
 from relprop.explain.steps import SamplesFirst, exchanged, samples_first, with_steps_first
@@ -288,6 +288,7 @@ class Explainer:
             ]
             if captured.graph.concrete and start:
                 captured, program = self.program(part_args, part_kwargs)
+            check_count(self.model, captured, part_args, part_kwargs)
             yield captured, program, part_args, part_kwargs, part_targets
 
     def asked(self, graph: Graph, text: Tokenised | None) -> Asked:
