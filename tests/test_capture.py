@@ -21,7 +21,7 @@ from relprop.engine.exported import decomposed, read
 from relprop.engine.functional import functionalise
 from relprop.engine.graph import Graph, Ref, map_output, replace_refs
 from relprop.engine.modules import from_call
-from relprop.errors import CaptureError
+from relprop.errors import CaptureError, InvalidInput
 from relprop.explain import leaves_of
 
 TOLERANCE = 1e-10
@@ -841,32 +841,76 @@ def test_arrays_are_inputs_as_tensors_are() -> None:
 
 
 class ByCount(nn.Module):
-    """Takes another way for more than four samples, or for one."""
+    """Takes another way for some numbers of samples, the outputs of which may be small."""
 
-    def __init__(self, single: bool) -> None:
+    def __init__(self, other: Callable[[int], bool], scale: float = 1.0) -> None:
         super().__init__()
-        self.a, self.b, self.single = nn.Linear(4, 3), nn.Linear(4, 3), single
+        self.a, self.b, self.other, self.scale = nn.Linear(4, 3), nn.Linear(4, 3), other, scale
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 4) to (B, 3)."""
-        other = x.shape[0] == 1 if self.single else x.shape[0] > 4
-        return self.b(x) if other else self.a(x)
+        return self.scale * (self.b(x) if self.other(x.shape[0]) else self.a(x))
 
 
-@pytest.mark.parametrize(("single", "wrong", "right"), [(False, 8, 3), (True, 1, 3)])
+@pytest.mark.parametrize(
+    ("other", "wrong", "right", "advice"),
+    [
+        (lambda count: count > 4, 8, 3, "explain 2 to 4 at a time"),
+        (lambda count: count == 5, 5, 4, "explain 2, 3, 4, 6, 7"),
+        (lambda count: count % 2 == 1, 3, 4, "explain 2, 4, 6, 8"),
+        (lambda count: count == 1, 1, 3, "explain 2 to 64 at a time"),
+    ],
+)
 def test_a_model_that_goes_by_the_number_of_samples_is_refused_where_that_matters(
-    single: bool, wrong: int, right: int
+    other: Callable[[int], bool], wrong: int, right: int, advice: str
 ) -> None:
-    model = ByCount(single).double().eval()
+    model = ByCount(other).double().eval()
     x = torch.randn(8, 4, dtype=torch.float64)
     for _ in range(2):
-        with pytest.raises(CaptureError, match=f"something else for {wrong} sample"):
+        with pytest.raises(CaptureError, match=f"something else for {wrong} samples(.|\n)*{advice}"):
             relprop.explain(model, x[:wrong], 1, "epsilon")
         found = relprop.explain(model, x[:right], 1, "epsilon")
         assert torch.equal(found.score, model(x[:right])[:, 1].detach())
-    if not single:
-        parts = relprop.Explainer(model, "epsilon", batch_size=4)(x, 1)
-        assert torch.equal(parts.score[:4], model(x[:4])[:, 1].detach())
+
+
+def test_all_parts_of_a_batch_are_asked_for_before_the_first_is_explained() -> None:
+    torch.manual_seed(0)
+    model, x = ByCount(lambda count: count > 4).double().eval(), torch.randn(8, 4, dtype=torch.float64)
+    parts = relprop.Explainer(model, "epsilon", batch_size=4)(x, 1)
+    assert torch.equal(parts.score[:4], model(x[:4])[:, 1].detach())
+    model = ByCount(lambda count: count == 1, scale=1e-4).eval()
+    with pytest.raises(CaptureError, match="for 1 samples at a time"):  # the last of nine
+        relprop.Explainer(model, "epsilon", batch_size=4)(torch.cat([x, x])[:9].float(), 1)
+
+
+class ByBoth(nn.Module):
+    """Takes another way for a single long text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.a, self.b = nn.Embedding(9, 4), nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(B, T) to (B, 3)."""
+        y = self.table(ids).mean(1)
+        return self.b(y) if ids.shape[0] == 1 and ids.shape[1] > 6 else self.a(y)
+
+
+def test_a_single_sample_is_asked_for_at_every_length() -> None:
+    explainer = relprop.Explainer(ByBoth().double().eval(), "epsilon")
+    explainer(torch.arange(5)[None], 1)
+    with pytest.raises(CaptureError, match="for 1 samples at a time"):
+        explainer(torch.arange(9)[None], 1)
+
+
+def test_a_program_with_a_largest_batch_takes_no_more() -> None:
+    model, x = nn.Linear(4, 3).double().eval(), torch.randn(6, 4, dtype=torch.float64)
+    largest = torch.export.Dim("samples", max=3)
+    program = torch.export.export(model, (x[:2],), dynamic_shapes=({0: largest},))
+    assert torch.equal(relprop.explain(program, x[:3], 1, "epsilon").score, model(x[:3])[:, 1].detach())
+    assert relprop.explain(program, x[:1], 1, "epsilon").score.shape == (1,)
+    with pytest.raises(InvalidInput, match="the model itself fails"):
+        relprop.explain(program, x, 1, "epsilon")
 
 
 class Careful(nn.Module):

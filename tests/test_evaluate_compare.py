@@ -17,6 +17,7 @@ from relprop import evaluate as ev
 from relprop.cli import main
 from relprop.evaluate import cost, statistics
 from relprop.evaluate.picture import picture
+from relprop.evaluate.scoring import score_rows, scorer_of
 
 METHODS = ["gradient_x_input", "sensitivity", "random"]
 METRICS = ["aopc_morf", "abpc", "gini"]
@@ -59,6 +60,23 @@ def test_rows_of_a_compiled_model_are_always_as_many_at_a_time() -> None:
     ]  # 12 samples, 8 and then 4 of them with 4 steps a draw, leave a rest that is filled up
     for metric in METRICS:
         np.testing.assert_allclose(own.values[metric], other.values[metric], rtol=1e-10, atol=1e-12)
+
+
+def test_rows_that_fill_up_reach_no_target() -> None:
+    """A target that (badly) looks at other rows sees those that were asked for."""
+    model, data = model_and_data(2)
+    target = lambda y: y[:, 0] - y.mean(0)[0]  # noqa: E731
+    own, other = (
+        scorer_of(one, data.inputs, target).of(data.inputs[:1], torch.tensor([0]))
+        for one in (compiled_by(model, "eager"), model)
+    )
+    assert torch.equal(own, other)
+    rows = score_rows(
+        scorer_of(compiled_by(model, "eager"), data.inputs, target),
+        torch.tensor([0]),
+        lambda _, s: data.inputs[s],
+    )
+    assert torch.allclose(rows, other, rtol=0, atol=1e-12)
 
 
 def test_a_compiler_that_fails_is_named() -> None:

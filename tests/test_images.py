@@ -123,6 +123,48 @@ def test_values_stay_as_they_lie_where_an_operation_looks_at_that() -> None:
     assert_close(found.score, model(x)[:, 1].detach())
 
 
+class Turned(nn.Module):
+    """A view by another tensor's shape, and one of pairs of real numbers as complex ones."""
+
+    def __init__(self, pairs: bool) -> None:
+        super().__init__()
+        self.conv, self.last, self.pairs = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * 64, 3), pairs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, 8, 8) to (B, 3)."""
+        y = torch.relu(self.conv(x))
+        if self.pairs:
+            turned = torch.view_as_complex(y.unflatten(3, (4, 2))) * torch.tensor(0.6 + 0.8j)
+            return self.last(torch.view_as_real(turned).flatten(1))
+        return self.last(y.view_as(torch.zeros(x.shape[0], 256)))
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_views_of_values_in_any_order_are_explained(pairs: bool) -> None:
+    torch.manual_seed(0)
+    model, x = Turned(pairs).eval(), torch.randn(2, 3, 8, 8)
+    found = relprop.explain(model, x, 1, "epsilon")
+    assert_close(found.score, model(x)[:, 1].detach())
+    if not pairs:  # complex numbers of double precision are other operations
+        assert_close(
+            found.relevance, relprop.explain(model.double(), x.double(), 1, "epsilon").relevance.float()
+        )
+
+
+def test_a_callable_target_gets_the_output_as_the_model_gives_it() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+    assert seen_of(model, pictures())
+    found = relprop.explain(model, pictures(), lambda y: y.view(y.shape[0], -1).sum(1), "epsilon")
+    assert_close(found.score, model(pictures()).detach().flatten(1).sum(1))
+
+
+@pytest.mark.parametrize("method", ["lrp", "gradient_x_input", "integrated_gradients"])
+def test_every_method_takes_images_with_their_channels_last(method: str) -> None:
+    explainer, x = relprop.Explainer(net(), method=method), pictures()
+    own = explainer(x, 1).relevance
+    assert_close(explainer(x.contiguous(memory_format=torch.channels_last), 1).relevance, own)
+
+
 @pytest.mark.parametrize(
     ("model", "x"),
     [

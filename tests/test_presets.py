@@ -197,14 +197,14 @@ def test_auto_keeps_the_magnitude_of_relevance_small(residual: nn.Module) -> Non
 
 
 class Looking(nn.Module):
-    """A stem, a convolution over `side` places, one block of attention (in one operation or written out) and two linear
+    """A stem, a convolution over `side` places at a stride, one block of attention (in one operation or written out) and two linear
     layers, (B, 3, 8, 8) to (B, 4)."""
 
-    def __init__(self, side: int = 2, way: str = "written") -> None:
+    def __init__(self, side: int = 2, way: str = "written", stride: int = 0, padding: int = 0) -> None:
         super().__init__()
         self.way = way
         self.stem = nn.Conv2d(3, 6, 3, padding=1)
-        self.embed = nn.Conv2d(6, 8, side, side)
+        self.embed = nn.Conv2d(6, 8, side, stride or side, padding)
         self.qkv, self.out, self.head = nn.Linear(8, 24), nn.Linear(8, 8), nn.Linear(8, 4)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -241,9 +241,15 @@ def test_auto_takes_less_gamma_in_the_linear_layers_and_patches_of_a_network_wit
     assert found["head"] == relprop.rules.Epsilon(1e-6)
 
 
-def test_a_convolution_of_single_places_is_no_patch() -> None:
-    found = rules_of(Looking(side=1))
-    assert found["embed"] == GAMMA
+@pytest.mark.parametrize(
+    ("side", "stride", "padding", "patches"),
+    [(1, 1, 0, False), (2, 2, 0, True), (3, 3, 0, True), (3, 3, 1, True), (3, 2, 0, False), (4, 2, 1, False)],
+)
+def test_patches_are_areas_of_several_places_that_do_not_overlap(
+    side: int, stride: int, padding: int, patches: bool
+) -> None:
+    found = rules_of(Looking(side, "written", stride, padding))
+    assert found["embed"] == (LESS if patches else GAMMA)
     assert found["qkv"] == LESS
 
 
@@ -255,8 +261,6 @@ def test_gates_by_softmax_and_products_without_one_are_no_attention(way: str) ->
 
 def test_a_composite_names_the_layers_of_a_transformer_in_one_word() -> None:
     rule = relprop.rules.Epsilon(0.3)
-    found = rules_of(
-        Looking(), relprop.Composite([("transformer", rule), ("weighted", relprop.rules.ZPlus())])
-    )
+    found = rules_of(Looking(), relprop.Composite([("tokenwise", rule), ("weighted", relprop.rules.ZPlus())]))
     assert [name for name, one in found.items() if one == rule] == ["embed", "qkv", "out", "head"]
     assert found["stem"] == relprop.rules.ZPlus()

@@ -213,7 +213,7 @@ def _explanation(again: Again, passed: Forward, begun: Start, way: Walk) -> Expl
         audit.check()
     return Explanation(
         relevance_of(again.captured, way.inputs, again.args, again.kwargs),
-        pytree.tree_map_only(Tensor, Tensor.contiguous, passed.output),
+        passed.output,
         resolved,
         score,
         audit,

@@ -170,9 +170,9 @@ def evaluate(
         chosen = DEFAULT if protocol_name is None else protocol(protocol_name)
         names = _names("methods", methods) or chosen.methods
         if chosen.data == "arithmetic":
-            if data or metrics or model != "demo":
+            if data or metrics or compiled or model != "demo":
                 raise InvalidInput(
-                    "protocol: arras2019 trains networks of its own and has its own measures\n  do: leave --data, --model and --metrics out"
+                    "protocol: arras2019 trains networks of its own and has its own measures\n  do: leave --data, --model, --metrics and --compile out"
                 )
             print_agreements(agreements(names, seed), json)
             return

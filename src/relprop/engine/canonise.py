@@ -330,6 +330,25 @@ def _product_and_bias(
     return None
 
 
+_IN_ANY_ORDER = {
+    aten.view.default: aten.reshape.default,
+    aten._unsafe_view.default: aten.reshape.default,
+    aten.view_as.default: aten.reshape_as.default,
+}
+"""Another shape for the same values, from the operation that goes by their order in memory to the one that does not."""
+
+
+def reshape_views(graph: Graph) -> Graph:
+    """Views as reshapes: values may lie in another order in memory than those that were captured."""
+    nodes = (
+        dataclasses.replace(node, function=_IN_ANY_ORDER[node.function])
+        if node.function in _IN_ANY_ORDER
+        else node
+        for node in graph.nodes
+    )
+    return dataclasses.replace(graph, nodes=tuple(nodes))
+
+
 REWRITES: list[Callable[[Graph], Graph]] = [
     drop_dead,
     unify_experts,
@@ -339,6 +358,7 @@ REWRITES: list[Callable[[Graph], Graph]] = [
     join_linears,
     fuse_padding,
     fold_batch_norm,
+    reshape_views,
     drop_dead,
 ]
 

@@ -101,15 +101,23 @@ def read(program: ExportedProgram, batched: Sequence[bool] | None = None) -> Gra
         constants,
         any(counted) and all(counted),
         free=reader.sizes.free,
-        most=_most(program, reader.sizes.batch),
+        conditions=_conditions(program, (node.meta.get("val") for node in given), reader.sizes.batch),
     )
 
 
-def _most(program: ExportedProgram, batch: Iterable[Any]) -> int | None:
-    """The number of samples up to which the forward pass is known to take the way that was captured; None: any."""
-    ranges = (program.range_constraints.get(symbol) for symbol in batch)
-    ends = [int(found.upper) for found in ranges if found is not None and found.upper.is_Integer]
-    return min(ends, default=None)
+def _conditions(program: ExportedProgram, inputs: Iterable[Any], batch: set[Any]) -> tuple[Any, ...]:
+    """What torch.export has asked of the number of samples on its way through the model, as formulas that have to hold."""
+    import sympy  # type: ignore[import-untyped]  # torch.export has loaded it; importing relprop need not
+
+    ends = [
+        sympy.Le(symbol, found.upper)
+        for symbol in batch
+        if (found := program.range_constraints.get(symbol)) is not None and found.upper.is_Integer
+    ]
+    modes = (getattr(value, "fake_mode", None) for value in inputs)
+    environment = next((mode.shape_env for mode in modes if mode is not None and mode.shape_env), None)
+    guards = () if environment is None else (guard.expr for guard in environment.guards)
+    return (*ends, *(guard for guard in guards if guard.free_symbols & batch))
 
 
 class _Sizes:
@@ -117,7 +125,7 @@ class _Sizes:
     samples."""
 
     def __init__(self, inputs: Sequence[Any], batched: Sequence[bool]) -> None:
-        import sympy  # type: ignore[import-untyped]  # torch.export has loaded it; importing relprop need not
+        import sympy
 
         self.batch: set[Any] = set()
         self.known: dict[Any, Any] = {}

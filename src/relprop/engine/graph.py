@@ -145,7 +145,7 @@ class Graph:
         default_factory=dict
     )  # symbols in shapes: the input and dimension that have their size (None: the batch); see `engine.sizes`
     sized: frozenset[str] = frozenset()  # nodes that hang on sizes that were free
-    most: int | None = None  # more samples than so many may take another way through the model
+    conditions: tuple[Any, ...] = ()  # under which a number of samples takes the way that was captured
 
     def __post_init__(self) -> None:
         """Check that every name is defined once, before it is used."""
@@ -162,6 +162,11 @@ class Graph:
         for ref in self.outputs():
             if ref.name not in seen:
                 raise CaptureError(f"graph: the output {ref.name} is not defined")
+
+    def takes(self, count: int) -> bool:
+        """Whether so many samples are known to take the way through the model that was captured with two."""
+        numbers = {symbol: count for symbol, place in self.free.items() if place is None}
+        return count > 1 and all(condition.subs(numbers) == True for condition in self.conditions)  # noqa: E712
 
     def outputs(self) -> list[Ref]:
         """All values that the graph returns, in order."""

@@ -184,10 +184,15 @@ def unwrapped(model: Any) -> Any:
     while True:
         if isinstance(model, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
             model = model.module
-        elif type(model).__name__ == "OptimizedModule":
+        elif is_compiled(model):
             model = model._orig_mod
         else:
             return model
+
+
+def is_compiled(model: Any) -> bool:
+    """Whether torch.compile has made it of a module."""
+    return type(model).__name__ == "OptimizedModule"
 
 
 def every_module(model: torch.nn.Module) -> Iterator[torch.nn.Module]:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from relprop.engine.analyse import Facts, first_and_last
-from relprop.engine.graph import Graph, Meta, Node, meta_of, parents, refs
+from relprop.engine.canonise import convolution_arguments
+from relprop.engine.graph import Graph, Node, Ref, meta_of, parents, refs
 from relprop.engine.joint import joint_linear
 from relprop.engine.ops import KINDS, OPS, Operation
 from relprop.engine.rules import Addition, Attention, LinearRule, Pass, Product, Recurrent, Rule
@@ -20,7 +21,7 @@ WEIGHTED = ("linear", "convolution")
 POSITIONS = {
     "first": "first weighted operation",
     "last": "last weighted operation",
-    "transformer": "linear on the tokens of a network with attention",
+    "tokenwise": "on the tokens or patches of a network with attention",
 }
 
 Where = str | type | Callable[["Planned"], bool]
@@ -40,7 +41,7 @@ class Planned:
     shape: str
     first: bool = False
     last: bool = False
-    transformer: bool = False
+    tokenwise: bool = False
     rule: Rule | None = None
     why: str = ""
 
@@ -53,7 +54,7 @@ class Composite:
         a kind of operation: "linear", "convolution", "batch_norm", "norm", "pool", "max", "addition", "product",
             "softmax", "activation", …; "weighted" means linear or convolution;
         a position: "first" or "last", the first or last weighted operations on the way from the input to the output;
-            "transformer", in a network with attention its linear operations and the convolutions that cut patches
+            "tokenwise", in a network with attention its linear operations and the convolutions that cut patches
             (those whose areas do not overlap), not its other convolutions;
         a glob over module paths: "layer1.*", "features.0" (write "path:linear" where a module has a kind's name);
             a rule for linear operations then applies to the weighted ones;
@@ -211,14 +212,15 @@ def has_attention(graph: Graph, facts: Facts) -> bool:
 
 
 def _cuts_patches(node: Node, nodes: dict[str, Node]) -> bool:
-    """Whether the areas of a convolution tile its input: each number is read once, at an offset of more than one."""
-    held = [ref for argument in node.args[:2] for ref in refs(argument)]
-    metas = [meta_of(nodes, ref) for ref in held]
-    if len(metas) != 2 or None in metas or not isinstance(node.meta, Meta):
+    """Whether a convolution reads areas of more than one place that do not overlap: its stride is its kernel."""
+    found = convolution_arguments(node)
+    if found is None or found["transposed"] or not isinstance(found["weight"], Ref):
         return False
-    into, kernel = (meta.shape[2:] for meta in metas if meta is not None)
-    tiles = tuple(size * side for size, side in zip(node.meta.shape[-len(kernel) :], kernel, strict=True))
-    return math.prod(kernel) > 1 and tiles == into
+    kernel = meta_of(nodes, found["weight"])
+    if kernel is None or math.prod(kernel.shape[2:]) == 1 or set(found["dilation"]) != {1}:
+        return False
+    stride = tuple(found["stride"]) * (len(kernel.shape) - 2 if len(found["stride"]) == 1 else 1)
+    return stride == kernel.shape[2:]
 
 
 def carriers(graph: Graph, facts: Facts) -> list[Node]:

@@ -109,7 +109,7 @@ def _row(name: str, about: str, rules: tuple[Pair, ...], fold: bool = True) -> N
 _row("auto",
      "a first choice for every network: γ = 0.1 in layers with weights, ε in the last, in recurrent layers and in norms;"
      " attention by AttnLRP, and γ = 0.01 in the linear layers and patches of a network that has it",
-     (("recurrent", _GATES), ("last", Epsilon(1e-6)), ("transformer", Gamma(0.01)), ("weighted", Gamma(0.1)),
+     (("recurrent", _GATES), ("last", Epsilon(1e-6)), ("tokenwise", Gamma(0.01)), ("weighted", Gamma(0.1)),
       ("norm", Epsilon(1e-6))))
 _row("epsilon",
      "ε = 1e-6 in every linear operation (Bach et al. 2015, Eq. 58)",

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from relprop.engine import capture as capturing
 from relprop.engine.batch import batch_size, has_batch
-from relprop.engine.modules import unwrapped
+from relprop.engine.modules import is_compiled, unwrapped
 from relprop.engine.propagate import compiler_fails
 from relprop.errors import InvalidInput
 from relprop.explain import Inputs, arguments, check_inputs
@@ -55,6 +55,7 @@ class Scorer:
         output: the model's output for them.
         format: how rows of the changed tensor lie in memory: channels last where that is faster and the model takes it.
         compiled: the model as torch.compile made it, if it was given so; `score_rows` runs through it.
+        rows: how many rows `call` always gets, filled up by the last of them, so that it is compiled once; None: as many as there are.
     """
 
     call: Callable[..., Any]
@@ -69,6 +70,7 @@ class Scorer:
     output: Any
     format: torch.memory_format = torch.contiguous_format
     compiled: Callable[..., Any] | None = None
+    rows: int | None = None
 
     @property
     def inputs(self) -> Tensor:
@@ -88,14 +90,19 @@ class Scorer:
 
 def called(scorer: Scorer, values: Tensor, samples: Tensor) -> Any:
     """The model's output for rows; computed in inference mode."""
-    leaves = list(scorer.leaves)
+    leaves, count = list(scorer.leaves), len(samples)
+    lacking = 0 if scorer.rows is None else scorer.rows - count
+    if lacking:
+        filled = torch.arange(count + lacking, device=samples.device).clamp(max=count - 1)
+        values, samples = values[filled], samples[filled]
     for index in scorer.batched:
         own = values if index == scorer.at else leaves[index].index_select(0, samples)
         last = index == scorer.at and scorer.format == torch.channels_last
         leaves[index] = _channels_last(own) if last else own
     args, kwargs = pytree.tree_unflatten(leaves, scorer.spec)
     with torch.inference_mode():
-        return scorer.call(*args, **kwargs)
+        output = scorer.call(*args, **kwargs)
+    return pytree.tree_map_only(Tensor, lambda own: own[:count], output) if lacking else output
 
 
 def _channels_last(values: Tensor) -> Tensor:
@@ -168,7 +175,7 @@ def scorer_of(
         weights, resolved = weights_of(target, main, size)
         _check_score(score, main, weights)
     first = measured(score, output, weights, resolved)
-    compiled = model if type(model).__name__ == "OptimizedModule" else None
+    compiled = model if is_compiled(model) else None
     return Scorer(
         call, tuple(leaves), spec, batched, bare.at, weights, resolved, score, first, output, layout, compiled
     )
@@ -247,22 +254,6 @@ def _alike(one: Any, all_rows: Any) -> bool:
     return True
 
 
-def _full(compiled: Scorer, size: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """The scores of up to so many rows by the compiled model: fewer are filled up by the last of them.
-
-    Raises `CaptureError` where torch's compiler fails.
-    """
-
-    def score(values: Tensor, samples: Tensor) -> Tensor:
-        rows = torch.arange(size, device=samples.device).clamp(max=len(samples) - 1)
-        try:
-            return compiled.of(values[rows], samples[rows])[: len(samples)]
-        except torch._dynamo.exc.BackendCompilerFailed as error:
-            raise compiler_fails(error) from error
-
-    return score
-
-
 def score_rows(
     scorer: Scorer, samples: Tensor, values: Callable[[slice, Tensor], Tensor], most: int | None = None
 ) -> Tensor:
@@ -274,14 +265,17 @@ def score_rows(
         most: the number of rows at a time; by default `rows_at_a_time`.
     """
     total, size = len(samples), most or rows_at_a_time(scorer)
-    score = scorer.of if scorer.compiled is None else _full(replace(scorer, call=scorer.compiled), size)
+    if scorer.compiled is not None:
+        scorer = replace(scorer, call=scorer.compiled, rows=size)
     result = torch.empty(total, dtype=torch.float64, device=scorer.inputs.device)
     for start in range(0, total, size):
         rows = slice(start, min(start + size, total))
         own = samples[rows]
         changed = values(rows, own)
         try:
-            result[rows] = score(changed, own)
+            result[rows] = scorer.of(changed, own)
+        except torch._dynamo.exc.BackendCompilerFailed as error:
+            raise compiler_fails(error) from error
         except IndexError as error:  # an embedding that has no such row
             raise InvalidInput(
                 f"replacement: the model does not take the changed inputs: {error}\n"

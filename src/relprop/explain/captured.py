@@ -37,8 +37,9 @@ from relprop.explain.inputs import check_ids
 class Captured:
     """A canonised graph with its facts, and what is derived from it on first use.
 
-    `checked`: it was found to compute what the model computes; `counts`: for other numbers of samples than two, too. `images`: the inputs that run through it with their channels
-    last in memory.
+    `checked`: it was found to compute what the model computes; `counts`: the numbers of samples for which that was asked
+    apart, since the model may take another way for them. `images`: the inputs that run through it with their channels last
+    in memory.
     """
 
     graph: Graph
@@ -59,7 +60,6 @@ class Family:
 
     graph: Graph
     store: Weights
-    counts: set[int]
     members: list[Any] = field(default_factory=list)  # the cache's keys of the lengths seen last
 
 
@@ -137,7 +137,6 @@ def _relative(
         if fits(family.graph, leaves):
             found = _prepared(model, family.graph, args, kwargs, key[-1], family.store, check)
             if found is not None:
-                found.counts = family.counts
                 family.members.append(key)
                 return found
     return None
@@ -158,7 +157,7 @@ def _new(
         found = _prepared(model, raw, args, kwargs, key[-1], Weights(), check)
         if found is not None:
             if is_free(raw):
-                families.append(Family(raw, found.store, found.counts, [key]))
+                families.append(Family(raw, found.store, [key]))
             return found
         if not is_free(raw):
             break
@@ -242,38 +241,47 @@ def _analysed(graph: Graph, store: Weights) -> Captured:
 
 def _verified(model: Any, captured: Captured, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether the graph computes what the model computes; asked once, before anything is said by it."""
+    if not isinstance(model, torch.nn.Module):
+        return True
     count = 2 if captured.graph.batched else 1
     given = samples((args, kwargs), count, states_of(model))
-    same = _agrees(model, captured, *given)
-    if same or not captured.images:
-        return same
-    captured.images = frozenset()
+    if captured.images:
+        with contextlib.suppress(RuntimeError):  # an operation that does not take values in that order
+            if _agrees(model, captured, *given):
+                return True
+        captured.images = frozenset()
     return _agrees(model, captured, *given)
 
 
 def check_count(model: Any, captured: Captured, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Raise `CaptureError` where the model takes another way for so many samples than for the two that it was captured with:
-    for a single one, or for more than the capture knows of. Asked once for each number."""
+    for a single one, or for a number that the capture tells apart. Asked once for each number."""
     graph, count = captured.graph, batch_size((args, kwargs))
-    usual = not graph.batched or 2 <= count <= (graph.most or count)
-    if usual or count in captured.counts:
+    if not graph.batched or count in captured.counts:
         return
     with LOCK:
-        if not _agrees(model, captured, args, kwargs):
+        if not graph.takes(count) and not _agrees(model, captured, args, kwargs):
             raise CaptureError(
-                f"the model computes something else for {count} sample{'s' * (count > 1)} than for two: its forward pass"
-                " depends on how many there are\n"
-                f"  do: {f'explain at most {graph.most} at a time (batch_size={graph.most})' if count > 1 else 'explain two or more at a time'}"
+                f"the model computes something else for {count} samples at a time than for two: its forward pass depends on"
+                f" how many there are\n  do: explain {_other_counts(graph)} (batch_size=…)"
             )
         captured.counts.add(count)
+
+
+def _other_counts(graph: Graph) -> str:
+    """How many samples at a time a graph is known to be right for."""
+    known = [count for count in range(2, 65) if graph.takes(count)]
+    joined = known == [*range(known[0], known[-1] + 1)]
+    return f"{known[0]} to {known[-1]} at a time" if joined else f"{', '.join(map(str, known))} at a time"
 
 
 def _agrees(model: Any, captured: Captured, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether the graph and the model compute the same of these samples. That a model drops the dimension of a single sample
     is no difference."""
-    if not isinstance(model, torch.nn.Module):
+    module = model.module() if isinstance(model, ExportedProgram) else model
+    if not isinstance(module, torch.nn.Module):
         return True
-    output = run_eagerly(model, args, without_cache(model, kwargs))
+    output = run_eagerly(module, args, without_cache(module, kwargs))
     expected = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
     if len(captured.graph.outputs()) < len(expected):
         return False
@@ -282,12 +290,8 @@ def _agrees(model: Any, captured: Captured, args: tuple[Any, ...], kwargs: dict[
         leaves = leaves_of(model, captured.graph, args, kwargs)
         values = record(program, with_channels_last(leaves, captured.images), Weights())
     single = captured.graph.batched and batch_size((args, kwargs)) == 1
-    pairs = [
-        (value_of(values, ref), value) for ref, value in zip(captured.graph.outputs(), expected, strict=False)
-    ]
-    if single:
-        pairs = [(found.flatten(), value.flatten()) for found, value in pairs]
-    return all(_close(found, value) for found, value in pairs)
+    pairs = zip((value_of(values, ref) for ref in captured.graph.outputs()), expected, strict=False)
+    return all(_close(*((a.flatten(), b.flatten()) if single else (a, b))) for a, b in pairs)
 
 
 def _close(found: Tensor, value: Tensor) -> bool:
@@ -298,7 +302,7 @@ def _close(found: Tensor, value: Tensor) -> bool:
         return False
     found, value = found.flatten(), value.flatten()
     blocks = list(zip(torch.split(found, CACHED), torch.split(value, CACHED), strict=True))
-    scale = max([1.0, *(float(own.abs().max()) for _, own in blocks if own.numel())])
+    scale = max([0.01, *(float(own.abs().max()) for _, own in blocks if own.numel())])
     return all(
         torch.allclose(one, own, atol=loose * scale, rtol=loose, equal_nan=True) for one, own in blocks
     )

@@ -278,6 +278,10 @@ class Explainer:
         elif self.batch_size is None:
             size = min(batch, fitting(captured.graph, (args, kwargs)))
         states = states_of(self.model) if size < batch else frozenset()
+        for count in {min(size, batch), batch % size or size}:  # of all parts, before the first is explained
+            check_count(
+                self.model, captured, *slice_batch((args, kwargs), batch, 0, min(count, batch), states)
+            )
         for start in range(0, batch, size):
             part_args, part_kwargs = slice_batch(
                 (args, kwargs), batch, start, min(start + size, batch), states
@@ -288,7 +292,6 @@ class Explainer:
             ]
             if captured.graph.concrete and start:
                 captured, program = self.program(part_args, part_kwargs)
-            check_count(self.model, captured, part_args, part_kwargs)
             yield captured, program, part_args, part_kwargs, part_targets
 
     def asked(self, graph: Graph, text: Tokenised | None) -> Asked:

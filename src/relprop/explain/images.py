@@ -9,7 +9,9 @@ import torch
 
 from relprop.engine.graph import Graph, Meta, Node
 
-_BY_STRIDES = ("aten.as_strided", "aten.view_as_real", "aten.view_as_complex", "aten.view.dtype")
+_BY_STRIDES = (
+    "aten.as_strided", "aten.view_as_real", "aten.view_as_complex", "aten.view.dtype", "relprop.complex_linear",
+)  # fmt: skip
 """Operations whose result hangs on how their argument lies in memory."""
 
 
@@ -49,7 +51,5 @@ def _is_image(meta: Any) -> bool:
 def with_channels_last(values: dict[str, Any], images: frozenset[str]) -> dict[str, Any]:
     """The values of a graph's leaves, with the channels of those images last that lie in a processor's memory: its
     convolutions and elementwise operations are faster so."""
-    for name in images:
-        if values[name].device.type == "cpu":
-            values[name] = values[name].contiguous(memory_format=torch.channels_last)
-    return values
+    own = {name: values[name] for name in images if values[name].device.type == "cpu"}
+    return values | {n: v.contiguous(memory_format=torch.channels_last) for n, v in own.items()}

@@ -51,8 +51,13 @@ def forward(
     only = None if parts is None else parts.kept
     values = record(program, leaves, captured.store, only=only, autocast=explainer.options.get("autocast"))
 
-    output = map_output(captured.graph.output, lambda ref: value_of(values, ref))
+    output = map_output(captured.graph.output, lambda ref: _in_order(value_of(values, ref)))
     return Forward(values, output, batch_size((args, kwargs)), leaves)
+
+
+def _in_order(value: Any) -> Any:
+    """An output as the model gives it: in the order of its dimensions in memory."""
+    return value.contiguous() if isinstance(value, Tensor) else value
 
 
 @cache

@@ -361,7 +361,7 @@ def _selections(names: str, nonnegative: Nonnegative, propagate: Propagate = sel
 
 
 _selections(
-    "reshape flatten.using_ints unflatten.int view_as reshape_as permute transpose.int t"
+    "flatten.using_ints unflatten.int view_as reshape_as permute transpose.int t"
     " movedim.int movedim.intlist swapaxes expand expand_as broadcast_to repeat tile"
     " repeat_interleave.self_int repeat_interleave.self_Tensor squeeze squeeze.dim squeeze.dims unsqueeze"
     " flip roll rot90 unfold as_strided slice.Tensor narrow select.int index.Tensor index_select gather take"
@@ -377,18 +377,7 @@ _selections(
     " cat concat concatenate stack",
     first_known(0),
 )
-rows(  # whose values may lie in another order in memory than those that were captured
-    "view _unsafe_view",
-    Operation(
-        "selection",
-        reshaped,
-        "inputs",
-        Pass(),
-        (Pass,),
-        first_known(0),
-        computes=torch.ops.aten.reshape.default,
-    ),
-)
+_selections("view _unsafe_view reshape", first_known(0), reshaped)
 _selections("select_scatter slice_scatter diagonal_scatter", _all_known)
 _selections("pad constant_pad_nd", _fill_known)
 _selections("scatter.src index_put index_copy", _all_known, overwriting)

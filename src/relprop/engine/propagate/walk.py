@@ -66,7 +66,7 @@ def walk(
         if node.name == until:
             break
         result.position += 1
-        if node.kind in ("weight", "constant"):
+        if node.kind in ("weight", "constant") and Ref(node.name) not in relevance:
             continue
         if masks:
             _mask(node, masks, result, book)
