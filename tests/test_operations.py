@@ -20,6 +20,7 @@ import relprop
 from relprop import rules
 from relprop.engine import audit as accounts
 from relprop.engine.analyse import Facts, analyse, values_of
+from relprop.engine.canonise import IN_ANY_ORDER
 from relprop.engine.graph import Graph, Node, Ref, name_of, replace_refs
 from relprop.engine.ops import KINDS, OPS
 from relprop.engine.plan import Composite, Plan
@@ -148,10 +149,15 @@ def random_seed(sample: Sample, number: int = 0, dtype: torch.dtype = torch.floa
     )
 
 
+def canonical(name: str) -> str:
+    """The operation that is walked in the place of the one of that name."""
+    return {name_of(own): name_of(other) for own, other in IN_ANY_ORDER.items()}.get(name, name)
+
+
 def obeyed(name: str, sample: Sample) -> list[Rule]:
     """The rules of `RULES` that the sample's operation obeys in this place."""
     module, inputs = built(sample)
-    (row,) = {row.kind for row in planned(module, inputs) if row.operation == name}
+    (row,) = {row.kind for row in planned(module, inputs) if row.operation == canonical(name)}
     types = [t for t in OPS[name].rules if not (row == "product" and issubclass(t, rules.LinearRule))]
     if row in ("linear", "convolution"):
         types = [t for t in types if t is not Product]
@@ -195,7 +201,7 @@ def test_every_operation_has_a_sample() -> None:
 def test_sample_consists_of_its_operation(name: str, sample: Sample) -> None:
     module, inputs = built(sample)
     operations = {row.operation for row in planned(module, inputs)}
-    assert operations == {name, *sample.also}
+    assert operations == {canonical(name), *sample.also}
 
 
 @every_sample

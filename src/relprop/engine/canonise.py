@@ -330,7 +330,7 @@ def _product_and_bias(
     return None
 
 
-_IN_ANY_ORDER = {
+IN_ANY_ORDER = {
     aten.view.default: aten.reshape.default,
     aten._unsafe_view.default: aten.reshape.default,
     aten.view_as.default: aten.reshape_as.default,
@@ -341,8 +341,8 @@ _IN_ANY_ORDER = {
 def reshape_views(graph: Graph) -> Graph:
     """Views as reshapes: values may lie in another order in memory than those that were captured."""
     nodes = (
-        dataclasses.replace(node, function=_IN_ANY_ORDER[node.function])
-        if node.function in _IN_ANY_ORDER
+        dataclasses.replace(node, function=IN_ANY_ORDER[node.function])
+        if node.function in IN_ANY_ORDER
         else node
         for node in graph.nodes
     )
