@@ -884,23 +884,45 @@ def test_all_parts_of_a_batch_are_asked_for_before_the_first_is_explained() -> N
 
 
 class ByBoth(nn.Module):
-    """Takes another way for a single long text."""
+    """Takes another way for some numbers of texts and tokens."""
 
-    def __init__(self) -> None:
+    def __init__(self, other: Callable[[int, int], bool]) -> None:
         super().__init__()
+        self.other = other
         self.table, self.a, self.b = nn.Embedding(9, 4), nn.Linear(4, 3), nn.Linear(4, 3)
 
     def forward(self, ids: Tensor) -> Tensor:
         """(B, T) to (B, 3)."""
         y = self.table(ids).mean(1)
-        return self.b(y) if ids.shape[0] == 1 and ids.shape[1] > 6 else self.a(y)
+        return self.b(y) if self.other(*ids.shape) else self.a(y)
 
 
 def test_a_single_sample_is_asked_for_at_every_length() -> None:
-    explainer = relprop.Explainer(ByBoth().double().eval(), "epsilon")
+    model = ByBoth(lambda count, length: count == 1 and length > 6).double().eval()
+    explainer = relprop.Explainer(model, "epsilon")
     explainer(torch.arange(5)[None], 1)
     with pytest.raises(CaptureError, match="for 1 samples at a time"):
         explainer(torch.arange(9)[None], 1)
+
+
+@pytest.mark.parametrize(
+    ("other", "advice"),
+    [
+        (lambda count, length: count > 4, "explain 2 to 4 at a time"),
+        (lambda count, length: count * length > 20, "explain 2 to 3 at a time"),
+    ],
+)
+def test_conditions_on_the_number_of_samples_hold_at_every_length(
+    other: Callable[[int, int], bool], advice: str
+) -> None:
+    model = ByBoth(other).double().eval()
+    explainer = relprop.Explainer(model, "epsilon")
+    ids = torch.randint(0, 9, (6, 6), generator=torch.Generator().manual_seed(0))
+    for count, length in ((2, 5), (3, 6), (3, 4)):
+        found = explainer(ids[:count, :length], 1)
+        assert torch.equal(found.score, model(ids[:count, :length])[:, 1].detach())
+    with pytest.raises(CaptureError, match=f"for 6 samples at a time(.|\n)*{advice}"):
+        explainer(ids, 1)
 
 
 def test_a_program_with_a_largest_batch_takes_no_more() -> None:

@@ -166,7 +166,8 @@ class Graph:
     def takes(self, count: int) -> bool:
         """Whether so many samples are known to take the way through the model that was captured with two."""
         numbers = {symbol: count for symbol, place in self.free.items() if place is None}
-        return count > 1 and all(condition.subs(numbers) == True for condition in self.conditions)  # noqa: E712
+        asked = (condition.subs(numbers) for condition in self.conditions)
+        return count == 2 or (count > 2 and all(found == True for found in asked))  # noqa: E712  # it may stay undecided
 
     def outputs(self) -> list[Ref]:
         """All values that the graph returns, in order."""

@@ -39,7 +39,8 @@ def fits(graph: Graph, leaves: Sequence[Any]) -> bool:
 
 
 def with_sizes(graph: Graph, leaves: Sequence[Any]) -> Graph:
-    """The graph for inputs of these sizes: every shape is a number, and so is every size among the arguments.
+    """The graph for inputs of these sizes: every shape is a number, and so is every size among the arguments; of the
+    conditions on the number of samples only that is left open.
 
     `sized` of the result names the nodes that hang on such a size.
     """
@@ -68,7 +69,16 @@ def with_sizes(graph: Graph, leaves: Sequence[Any]) -> Graph:
         graph.output,
         is_leaf=lambda leaf: isinstance(leaf, (Ref, Size)),
     )
-    return dataclasses.replace(graph, nodes=tuple(nodes), output=output, free={}, sized=frozenset(sized))
+    batch = {symbol: None for symbol, place in graph.free.items() if place is None}
+    lengths = {symbol: size for symbol, size in values.items() if symbol not in batch}
+    return dataclasses.replace(
+        graph,
+        nodes=tuple(nodes),
+        output=output,
+        free=batch,
+        sized=frozenset(sized),
+        conditions=tuple(condition.xreplace(lengths) for condition in graph.conditions),
+    )
 
 
 def _values(graph: Graph, leaves: Sequence[Any]) -> dict[Any, Any]:

@@ -279,8 +279,6 @@ def _agrees(model: Any, captured: Captured, args: tuple[Any, ...], kwargs: dict[
     """Whether the graph and the model compute the same of these samples. That a model drops the dimension of a single sample
     is no difference."""
     module = model.module() if isinstance(model, ExportedProgram) else model
-    if not isinstance(module, torch.nn.Module):
-        return True
     output = run_eagerly(module, args, without_cache(module, kwargs))
     expected = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
     if len(captured.graph.outputs()) < len(expected):

@@ -51,5 +51,8 @@ def _is_image(meta: Any) -> bool:
 def with_channels_last(values: dict[str, Any], images: frozenset[str]) -> dict[str, Any]:
     """The values of a graph's leaves, with the channels of those images last that lie in a processor's memory: its
     convolutions and elementwise operations are faster so."""
-    own = {name: values[name] for name in images if values[name].device.type == "cpu"}
-    return values | {n: v.contiguous(memory_format=torch.channels_last) for n, v in own.items()}
+    return values | {
+        name: values[name].contiguous(memory_format=torch.channels_last)
+        for name in images
+        if values[name].device.type == "cpu"
+    }
