@@ -430,6 +430,9 @@ def test_the_plan_refuses_what_explain_would_refuse(here: Path, run: Run) -> Non
         (["cat.png", *OWN, "--weights", "cat.png"], ["cat.png", "not a file of weights"]),
         (["cat.png", *OWN, "--weights", "bad.safetensors"], ["bad.safetensors"]),
         (["cat.png", *OWN, "--batch-size", "0"], ["batch-size", "relprop explain --help"]),
+        (["cat.png", *OWN, "--generate", "2"], ["--generate", "a text"]),
+        (["narrow.png", *OWN], ["narrow.png: a photograph of 200 × 3 pixels is too narrow"]),
+        (["cat.png", "--model", "empty"], ["'empty'", "saved by transformers"]),
         (["cat.png", "--colour"], ["No such option", "--colour", "relprop explain --help"]),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else None,
@@ -437,6 +440,7 @@ def test_the_plan_refuses_what_explain_would_refuse(here: Path, run: Run) -> Non
 def test_bad_input_is_one_clear_message(here: Path, run: Run, arguments: list[str], parts: list[str]) -> None:
     (here / "empty").mkdir()
     (here / "badly.py").write_text("def make(:\n")
+    photo(here / "narrow.png", size=(200, 3))
     (here / "needy.py").write_text("import no_such_package\n")
     (here / "bad.pt2").write_bytes(b"nothing")
     (here / "bad.safetensors").write_bytes(b"nothing")

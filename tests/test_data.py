@@ -129,6 +129,26 @@ def test_sixteen_bits_of_grey_are_scaled_not_clipped(tmp_path: Path) -> None:
     assert [opened.getpixel(place)[0] for place in ((0, 0), (1, 0), (0, 1), (1, 1))] == [0, 100, 200, 255]
 
 
+def test_sixteen_bits_of_a_pgm_are_scaled_not_clipped(tmp_path: Path) -> None:
+    values = np.array([[0, 257 * 100], [257 * 200, 65535]], dtype=">u2")
+    (tmp_path / "deep.pgm").write_bytes(b"P5 2 2 65535\n" + values.tobytes())
+    opened = open_photograph(tmp_path / "deep.pgm")
+    assert [opened.getpixel(place)[0] for place in ((0, 0), (1, 0), (0, 1), (1, 1))] == [0, 100, 200, 255]
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_numbers_without_a_black_and_white_are_refused_not_clipped(tmp_path: Path, kind: type) -> None:
+    Image.fromarray(np.full((4, 4), 0.5).astype(kind)).save(tmp_path / "deep.tif")
+    with pytest.raises(InvalidInput, match=r"deep\.tif.*32-bit(.|\n)*8 or 16 bits"):
+        open_photograph(tmp_path / "deep.tif")
+
+
+def test_a_picture_of_too_many_pixels_is_called_that(tmp_path: Path) -> None:
+    Image.new("1", (14000, 14000)).save(tmp_path / "huge.png")
+    with pytest.raises(InvalidInput, match=r"huge\.png: a picture of more pixels"):
+        open_photograph(tmp_path / "huge.png")
+
+
 def test_photographs_are_upright(tmp_path: Path) -> None:
     photo, exif = picture(20, 10), Image.Exif()
     exif[0x0112] = 6  # turned by a quarter

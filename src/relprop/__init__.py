@@ -24,7 +24,18 @@ from relprop.methods import methods
 from relprop.run import run
 
 if _typing.TYPE_CHECKING:
+    from relprop import analyse as analyse
+    from relprop import audio as audio
+    from relprop import classical as classical
+    from relprop import data as data
+    from relprop import evaluate as evaluate
+    from relprop import inside as inside
+    from relprop import models as models
+    from relprop import patterns as patterns
+    from relprop import show as show
     from relprop import store
+    from relprop import targets as targets
+    from relprop import text as text
     from relprop.generation import Generation, explain_generation
     from relprop.inside.maximise import maximise
     from relprop.inside.pairs import bilrp
@@ -64,6 +75,22 @@ __all__ = [
 ]
 
 
+_PARTS = (
+    "analyse",
+    "audio",
+    "classical",
+    "data",
+    "evaluate",
+    "inside",
+    "models",
+    "patterns",
+    "show",
+    "store",
+    "targets",
+    "text",
+)
+"""The parts that users reach through the package: `relprop.evaluate.METRICS` needs no import of its own."""
+
 _LATE = {
     "Generation": "relprop.generation",
     "bilrp": "relprop.inside",
@@ -74,12 +101,12 @@ _LATE = {
 
 def __getattr__(name: str) -> _typing.Any:
     """What is loaded when it is asked for."""
-    if name == "store":
-        return _import_module("relprop.store")
+    if name in _PARTS:
+        return _import_module(f"relprop.{name}")
     if name in _LATE:
         return getattr(_import_module(_LATE[name]), name)
     raise AttributeError(f"module 'relprop' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_PARTS})

@@ -67,11 +67,14 @@ class Preprocessing:
         if not all(np.isfinite(self.mean)) or not all(np.isfinite(self.std)) or min(self.std) <= 0:
             raise InvalidInput(f"mean {self.mean} and std {self.std}: a deviation must be a positive number")
 
-    def crop(self, photograph: Image) -> Image:
-        """The photograph as the network sees it: `size` × `size` pixels, RGB (grey for one channel)."""
+    def crop(self, photograph: Image, name: str = "") -> Image:
+        """The photograph as the network sees it: `size` × `size` pixels, RGB (grey for one channel).
+
+        Raises `InvalidInput` where it is too narrow; `name` says which one that is.
+        """
         if photograph.width > NARROW * photograph.height or photograph.height > NARROW * photograph.width:
             raise InvalidInput(
-                f"a photograph of {photograph.width} × {photograph.height} pixels is too narrow\n"
+                f"{name}{': ' if name else ''}a photograph of {photograph.width} × {photograph.height} pixels is too narrow\n"
                 f"  do: give one whose sides differ by a factor of at most {NARROW}"
             )
         scaled, (left, top) = self._scaled(photograph.width, photograph.height)
@@ -140,10 +143,18 @@ def read_photograph(file: Path | BinaryIO, name: str) -> Image:
     pil = pillow()
     try:
         with pil.Image.open(file) as opened:
-            upright: Image = _rgb(pil, pil.ImageOps.exif_transpose(opened))
+            deep = opened.format == "PPM"
+            upright: Image = _rgb(pil, pil.ImageOps.exif_transpose(opened), deep)
             return upright
     except pil.UnidentifiedImageError as error:
         raise InvalidInput(f"{name}: not a picture in a format that Pillow reads") from error
+    except pil.Image.DecompressionBombError as error:
+        raise InvalidInput(
+            f"{name}: a picture of more pixels than Pillow opens ({str(error).partition(',')[0]})\n"
+            "  do: scale it down first"
+        ) from error
+    except InvalidInput as error:
+        raise InvalidInput(f"{name}: {error}") from error
     except PermissionError as error:
         raise InvalidInput(f"{name}: it may not be read ({error.strerror})") from error
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, …
@@ -151,8 +162,14 @@ def read_photograph(file: Path | BinaryIO, name: str) -> Image:
         raise InvalidInput(f"{name}: a damaged or unreadable picture ({cause})") from error
 
 
-def _rgb(pil: Any, picture: Any) -> Any:
-    if picture.mode.startswith("I;16"):  # 16 bits of grey: Pillow would clip them to 8
+def _rgb(pil: Any, picture: Any, deep: bool) -> Any:
+    """RGB; `deep`: whole numbers of 32 bits hold 16 (Pillow scales those of a .pgm to 65535)."""
+    if picture.mode in ("I", "F") and not deep:
+        raise InvalidInput(
+            f"a picture of 32-bit {'whole' if picture.mode == 'I' else 'real'} numbers, whose black and white nothing tells\n"
+            "  do: save it with 8 or 16 bits, or give arrays to relprop.explain"
+        )
+    if picture.mode.startswith("I"):  # 16 bits of grey: Pillow would clip them to 8
         picture = pil.Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +23,12 @@ if TYPE_CHECKING:
     from relprop.inside.weights import Parameters
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Explanation:
     """Why the model gave this score.
+
+    It can be pickled and copied (`torch.save`, `copy.deepcopy`, other processes). What is pickled holds all fields but not
+    the model: `at`, `channels`, `parameters` and their like then ask to explain again.
 
     Attributes:
         relevance: float tensor of the shape of the input it explains; a tuple or dict of them where the model takes
@@ -82,10 +86,8 @@ class Explanation:
         Raises:
             InvalidInput: there is no such module, relevance does not pass it, or the model has changed since.
         """
-        if self._at is None:
-            raise InvalidInput(f"at: the method {self.method!r} has no relevance inside the model")
         with torch.inference_mode(False):
-            return self._at(path)
+            return self._walked("at", path)(path)
 
     def channels(self, path: str, k: int | None = None, *, normalise: bool = False) -> Ranking:
         """The channels of the module at `path` (dimension 1 of its output) by relevance, the k first ones.
@@ -113,17 +115,29 @@ class Explanation:
         from relprop.inside import parameters
 
         with torch.inference_mode(False):
-            return parameters(self._walked("parameters"), per_sample)
+            return parameters(self._walked("parameters", ""), per_sample)
 
     def _ranked(self, path: str, unit: Unit, k: int | None, normalise: bool) -> Ranking:
         from relprop.inside import ranked
 
         with torch.inference_mode(False):
-            return ranked(self._walked(unit), path, unit, k, normalise)
+            return ranked(self._walked(unit, path), path, unit, k, normalise)
 
-    def _walked(self, what: str) -> Inside:
+    def _walked(self, what: str, path: str) -> Inside:
+        if not isinstance(path, str):
+            raise InvalidInput(
+                f"{what}: {type(path).__name__} is no path of a module\n"
+                '  do: give its name as model.named_modules() has it, such as "layer3.1"'
+            )
+        if self._at is None and self.method == "lrp":
+            raise InvalidInput(
+                f"{what}: this explanation was saved or sent to another process, and has left its model behind\n"
+                "  do: explain again, or ask for what is inside before it is saved"
+            )
         if self._at is None:
-            raise InvalidInput(f"{what}: the method {self.method!r} has no relevance inside the model")
+            raise InvalidInput(
+                f"{what}: the method {self.method!r} has no relevance inside the model\n  do: use method='lrp'"
+            )
         return self._at
 
     def heatmap(self, image: Any = None, **options: Any) -> Any:
@@ -158,8 +172,7 @@ class Explanation:
 
         if Path(file).suffix.lower() == ".html":
             return show.save_page(self._html(**options), file)
-        show.save(self.heatmap(**options), file)
-        return Path(file)
+        return show.save(self.heatmap(**options), file)
 
     def _repr_html_(self) -> str:
         return self._html()
@@ -183,9 +196,43 @@ class Explanation:
         parts = list(self.relevance.values()) if isinstance(self.relevance, dict) else list(self.relevance)
         return next(part for part in parts if isinstance(part, Tensor))
 
+    def __repr__(self) -> str:
+        closes = (
+            "" if self.audit is None else f", audit {'closes' if self.audit.closes else 'does not close'}"
+        )
+        head = f"{self.method}, relevance {_shapes(self.relevance)}"
+        return f"<Explanation: {head}, target {_short(self.target)}, score {_short(self.score)}{closes}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        kept = {f.name: getattr(self, f.name) for f in fields(self)}
+        return _restored, (kept | {"_at": None},)
+
+    def __copy__(self) -> Explanation:
+        return replace(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Explanation:
+        kept = {f.name: copy.deepcopy(getattr(self, f.name), memo) for f in fields(self) if f.name != "_at"}
+        return Explanation(**kept, _at=self._at)
+
     def __str__(self) -> str:
         head = f"{self.method}: target {_short(self.target)}, score {_short(self.score)}"
         return head if self.audit is None else f"{head}\n{self.audit}"
+
+
+def _restored(kept: dict[str, Any]) -> Explanation:
+    """What was pickled."""
+    return Explanation(**kept)
+
+
+def _shapes(value: Any) -> str:
+    """The shapes of relevance in a few characters."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name!r}: {_shapes(part)}" for name, part in value.items()) + "}"
+    if isinstance(value, (tuple, list)):
+        return f"({', '.join(map(_shapes, value))})"
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    return type(value).__name__
 
 
 def _short(value: Any) -> str:

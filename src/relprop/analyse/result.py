@@ -189,7 +189,7 @@ class ClassAnalysis:
         return max((cluster.suspicion for cluster in self.clusters), default=0.0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Analysis:
     """The strategies of a model, class by class.
 
@@ -212,6 +212,11 @@ class Analysis:
                 return one
         why = self.refused.get(target, "no sample was explained for it")
         raise InvalidInput(f"class {target}: not analysed ({why})\n  do: classes are {self.targets}")
+
+    def __repr__(self) -> str:
+        strategies = sum(len(one.clusters) for one in self.classes)
+        head = f"{len(self.classes)} classes, {strategies} strategies, {len(self.flagged)} flagged"
+        return f"<Analysis: {head}, {len(self.refused)} classes left out>"
 
     @property
     def targets(self) -> list[int]:

@@ -36,6 +36,7 @@ from relprop.cli.view import view
 from relprop.data import DEMO, photographs_in
 from relprop.doctor import CHECKS
 from relprop.doctor import doctor as examine
+from relprop.errors import InvalidInput
 
 app = typer.Typer(
     name="relprop",
@@ -148,6 +149,10 @@ def explain(
     """
     with printing.reporting():
         kind = kind_of_inputs(inputs or [], model)
+        if generate is not None and kind != "text":
+            raise InvalidInput(
+                "--generate: only a model that writes goes on from a text\n  do: give a text and --model FOLDER, or leave it out"
+            )
         if kind == "text":
             where = texts.place(out)
             with printing.working(f"loading {model}"):

@@ -93,7 +93,8 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="N|N,N|NAME",
-            help="The side of the patches that are replaced at a time, one side a dimension (2,16), pixels, or superpixels.",
+            help="The side of the patches that are replaced at a time, one side a dimension (2,16), pixels, or superpixels."
+            " Default: a protocol's; a sixteenth of a picture's width; else single values.",
             show_default=False,
         ),
     ] = None,
@@ -110,17 +111,26 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="NAME|NUMBER",
-            help="uniform, zero, black, mean, blur, invert, dataset, noisy_linear, or a number (of token ids the id).",
+            help="uniform, zero, black, mean, blur, invert, dataset, noisy_linear, or a number (of token ids the id). Default: a protocol's, else uniform.",
             show_default=False,
         ),
     ] = None,
     draws: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="Draws of a random replacement.", show_default=False),
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Draws of a random replacement. Default: a protocol's, else 5.",
+            show_default=False,
+        ),
     ] = None,
     score: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="logit, probability, log_odds or accuracy.", show_default=False),
+        typer.Option(
+            metavar="NAME",
+            help="logit, probability, log_odds or accuracy. Default: a protocol's, else logit.",
+            show_default=False,
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Use only the first N samples.", show_default=False)

@@ -62,7 +62,8 @@ def example_of(
     if kind == "photos":
         loaded = load_named(model, weights, size, mean, std, None, device)
         how = loaded.preprocessing
-        photograph = how.tensor(how.crop(open_photograph(DEMO / "cat.jpg" if given is None else Path(given))))
+        file = DEMO / "cat.jpg" if given is None else Path(given)
+        photograph = how.tensor(how.crop(open_photograph(file), str(file)))
         return Example(loaded, photograph[None].to(device=device, dtype=loaded.dtype()))
     with printing.working(f"loading {model}"):
         if given is None and folder_tokenizer(model, False) is None:

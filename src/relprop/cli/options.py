@@ -22,7 +22,8 @@ ModelOption = Annotated[
         "-m",
         metavar="NAME|FILE|MODULE:CALLABLE",
         help="demo (EfficientNet-Lite0, pretrained, nothing is downloaded); a name of torchvision's or timm's"
-        " (resnet50, timm:resnet50); a program saved by torch.export.save (.pt2), ONNX (.onnx) or TorchScript (.pt); load only files you trust;"
+        " (resnet50, timm:resnet50); a program saved by torch.export.save (.pt2), ONNX (.onnx), Keras (.keras) or TorchScript (.pt); load only files"
+        " you trust; where texts or recordings are explained, a folder saved by transformers;"
         " or package.module:callable, called without arguments, from the current folder.",
     ),
 ]

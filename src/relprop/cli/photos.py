@@ -114,11 +114,11 @@ def run(job: Job, photos: Sequence[Path], places: Sequence[Path]) -> Outcome:
                 opened: list[tuple[Path, Path, Any]] = []
                 for photo, place in zip(photos[start:stop], places[start:stop], strict=True):
                     try:
-                        opened.append((photo, place, job.loaded.preprocessing.crop(open_photograph(photo))))
+                        opened.append((photo, place, _cropped(job, photo)))
                     except RelpropError as error:
                         if len(photos) == 1:
                             raise
-                        message = str(error).replace("\n", " ")
+                        message = str(error).replace("\n  ", "; ")
                         outcome.failed.append((photo, message))
                         printing.say(f"error: {message}", "bold red")
                 for result in _batch(job, opened):
@@ -131,6 +131,11 @@ def run(job: Job, photos: Sequence[Path], places: Sequence[Path]) -> Outcome:
                 printing.say(f"{count} of {len(photos)} heatmaps are finished, in {places[0].parent}")
             raise
     return outcome
+
+
+def _cropped(job: Job, photo: Path) -> Any:
+    """A photograph as the network sees it."""
+    return job.loaded.preprocessing.crop(open_photograph(photo), str(photo))
 
 
 def _batch(job: Job, opened: Sequence[tuple[Path, Path, Any]]) -> Iterator[Result]:

@@ -66,7 +66,7 @@ class Measured:
         return "holds" if self.warning is None or self.figure <= self.warning else "warns"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Report:
     """All findings on one model, in the order of the checks. `print` shows a line each."""
 
@@ -97,6 +97,9 @@ class Report:
 
     def __str__(self) -> str:
         return table(HEAD, self.rows())
+
+    def __repr__(self) -> str:
+        return str(self)  # as notebooks show it
 
 
 HEAD = ("check", "verdict", "figure", "limit", "promise", "detail")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from relprop.engine.plan import table
-from relprop.errors import ConservationError, RelevanceWarning
+from relprop.errors import ConservationError, InvalidInput, RelevanceWarning
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 2e-2}
 """|gap| allowed, as a part of max(1, |score|, magnitude), by the precision of the model."""
@@ -18,7 +18,7 @@ LARGE = 1e4
 """A magnitude above this many times the score (and 1) is worth a warning: most relevance then cancels."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Entry:
     """The account of one operation. Tensors (B,) float64: what came in from above, what it handed on, what it kept."""
 
@@ -41,7 +41,7 @@ class Entry:
         return gap
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Audit:
     """Where the score went. All tensors have shape (B,) and are float64.
 
@@ -115,6 +115,7 @@ class Audit:
 
     def table(self, sample: int = 0) -> str:
         """The account of one sample per operation, in the order of the walk (from the output to the input)."""
+        self._check_sample(sample)
         rows: list[tuple[str, ...]] = []
         for e in self.entries:
             kept = ", ".join(
@@ -130,6 +131,7 @@ class Audit:
 
     def summary(self, sample: int = 0) -> str:
         """The total account of one sample, in lines."""
+        self._check_sample(sample)
         lines = [
             ("score", f"{float(self.score[sample]):+.6g}"),
             ("relevance", f"{float(self.relevance[sample]):+.6g}"),
@@ -141,6 +143,10 @@ class Audit:
         ]
         width = max(len(name) for name, _ in lines)
         return "\n".join(f"{name.ljust(width)}  {value}" for name, value in lines)
+
+    def _check_sample(self, sample: int) -> None:
+        if not 0 <= sample < len(self.score):
+            raise InvalidInput(f"sample: there is no {sample}\n  do: give 0 to {len(self.score) - 1}")
 
     def __str__(self) -> str:
         return self.summary()

@@ -59,8 +59,14 @@ def from_module(
     except CaptureError as error:
         raise CaptureError(
             f"the model {type(model).__name__} cannot be captured\n  torch.export: {reason}\n"
-            f"  recording its operations: {error}"
+            f"  recording its operations: {error}" + ("" if "\n  do:" in str(error) else _OTHERWISE)
         ) from error
+
+
+_OTHERWISE = (
+    "\n  do: take what is no operation of torch (numpy, numbers from .item()) out of the forward pass,"
+    " or explain the part of the model without it"
+)
 
 
 def _mixes(graph: Graph) -> bool:

@@ -8,6 +8,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 from relprop.engine.analyse import Facts, first_and_last
 from relprop.engine.canonise import convolution_arguments
@@ -75,13 +76,19 @@ class Composite:
     def __init__(
         self, rules: Iterable[tuple[Where, Rule]] = (), fold: bool = True, name: str = "", about: str = ""
     ) -> None:
+        if not isinstance(rules, Iterable):
+            raise InvalidInput(
+                f"Composite: {rules!r} is no list of pairs\n"
+                '  do: give pairs such as ("convolution", relprop.rules.ZPlus())'
+            )
         pairs = tuple(rules)
         for pair in pairs:
             where, rule = pair if isinstance(pair, tuple) and len(pair) == 2 else (None, None)
             if not isinstance(rule, Rule) or not (isinstance(where, (str, type)) or callable(where)):
+                named = f"{rule.__name__}() in place of {rule.__name__}, in " if _is_rule_class(rule) else ""
                 raise InvalidInput(
                     f"Composite: {pair!r} is not a pair of where and rule\n"
-                    '  do: give pairs such as ("convolution", relprop.rules.ZPlus())'
+                    f'  do: give {named}pairs such as ("convolution", relprop.rules.ZPlus())'
                 )
         object.__setattr__(self, "rules", pairs)
         object.__setattr__(self, "fold", fold)
@@ -96,13 +103,18 @@ class Composite:
         return hash((self.rules, self.fold))
 
 
+def _is_rule_class(value: object) -> TypeGuard[type[Rule]]:
+    """Whether a class was given where one of its instances is meant."""
+    return isinstance(value, type) and issubclass(value, Rule)
+
+
 def _where(where: Where) -> str:
     if isinstance(where, str):
         return where
     return getattr(where, "__qualname__", repr(where))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Plan:
     """Every operation that relevance passes, in the order of the forward pass, with its rule."""
 
@@ -120,6 +132,9 @@ class Plan:
         return table(
             head, [(r.operation, r.module or "·", r.source, r.shape, str(r.rule), r.why) for r in self.rows]
         )
+
+    def __repr__(self) -> str:
+        return str(self)  # as notebooks show it
 
     def as_dicts(self) -> list[dict[str, str]]:
         """The rows as plain strings, for files and machines."""

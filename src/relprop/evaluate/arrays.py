@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from relprop.errors import InvalidInput
+from relprop.explanation import Explanation
 
 POOLS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "sum": lambda r, dim: r.sum(dim),
@@ -24,7 +25,14 @@ POOLS: dict[str, Callable[[Tensor, int], Tensor]] = {
 
 def given(relevance: Any, name: str = "relevance") -> Tensor:
     """The array as a float64 tensor (B, …). Raises `InvalidInput` for NaN, infinity, no batch or an empty one."""
-    tensor = torch.as_tensor(relevance, dtype=torch.float64).detach()
+    if isinstance(relevance, Explanation):
+        raise InvalidInput(f"{name}: an Explanation, and arrays are ranked\n  do: give its .relevance")
+    try:
+        tensor = torch.as_tensor(relevance, dtype=torch.float64).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidInput(
+            f"{name}: a {type(relevance).__name__} is no array of numbers\n  do: give a tensor or array (B, …)"
+        ) from error
     if tensor.dim() < 2 or tensor.numel() == 0:
         raise InvalidInput(
             f"{name}: shape {tuple(tensor.shape)}, and the batch comes first\n  do: give (B, …), relevance[None] for one sample"

@@ -182,6 +182,9 @@ class Comparison:
             for row in self.rows(metric)
         ]  # fmt: skip
 
+    def __repr__(self) -> str:
+        return str(self)  # as notebooks show it
+
     def __str__(self) -> str:
         parts = []
         for name in self.metrics:

@@ -160,7 +160,13 @@ def scorer_of(
     if not callable(call):
         raise InvalidInput(f"model: {type(held).__name__} cannot be called\n  do: give a torch.nn.Module")
     bare = Scorer(call, tuple(leaves), spec, batched, _changed(leaves, batched, kwargs, at), None, target, score, torch.zeros(0), None)  # fmt: skip
-    output = called(bare, bare.inputs, torch.arange(size, device=bare.inputs.device))
+    try:
+        output = called(bare, bare.inputs, torch.arange(size, device=bare.inputs.device))
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(
+            f"inputs: the model itself fails on them: {(str(error).splitlines() or [type(error).__name__])[0]}\n"
+            "  do: give inputs with which model(*inputs) runs; targets go beside them: relprop.evaluate.Data(inputs, target)"
+        ) from error
     layout = format_for(bare, output)
     weights, resolved = None, target
     if callable(target) and not isinstance(target, Tensor):

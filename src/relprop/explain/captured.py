@@ -227,7 +227,10 @@ def run_eagerly(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str,
             + (
                 "  do: give ids below the size of the vocabulary, and no more tokens than the model has positions"
                 if isinstance(error, IndexError)
-                else "  do: give inputs with which model(inputs) runs"
+                else "  do: give inputs, their first dimension the batch, with which model(inputs) runs"
+                if len(args) == 1 or kwargs
+                else "  do: give inputs with which model(*inputs) runs, as a tuple or list is the model's arguments;"
+                " of a data loader's batch, give the inputs alone"
             )
         ) from error
 

@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from torch import Tensor
 from torch.export import ExportedProgram
 
 from relprop.engine import capture as capturing
@@ -112,8 +114,11 @@ class Explainer:
             raise InvalidInput(f"method: {method!r} is unknown\n  do: one of {', '.join(METHODS)}")
         for name in options:
             if name not in METHODS[method].options:
-                known = ", ".join(METHODS[method].options) or "it has none"
-                raise InvalidInput(f"{name}: no option of the method {method!r}\n  do: {known}")
+                known = ", ".join((*METHODS[method].options, "audit", "batch_size", "tokenizer"))
+                raise InvalidInput(
+                    f"{name}: no option of the method {method!r}\n"
+                    f"  do: its options are {known}; a rule's own go into it, such as rules=relprop.rules.Epsilon(1e-3)"
+                )
         if batch_size is not None and batch_size < 1:
             raise InvalidInput(
                 f"batch_size: {batch_size} is below 1\n  do: give the number of samples that are walked at a time"
@@ -143,6 +148,11 @@ class Explainer:
                 check_inputs(self.model, args, kwargs)
             self.program(args, kwargs, check=False)
             self._unchecked = args, kwargs
+
+    def __repr__(self) -> str:
+        model = self.model if self.estimator is None else self.estimator.fitted
+        rules = f", rules={self.composite.name!r}" if self.composite.name else ""
+        return f"<Explainer of {type(model).__name__}: method={self.method!r}{rules}>"
 
     @property
     def plan(self) -> Plan:
@@ -179,6 +189,10 @@ class Explainer:
     @torch.inference_mode(False)  # the walk forms adjoints by differentiating single operations
     def explain_targets(self, inputs: Inputs, targets: Sequence[Target]) -> list[Explanation]:
         """One explanation for each of several targets of the same inputs, from one forward pass."""
+        if not isinstance(targets, (Sequence, Tensor, np.ndarray)) or isinstance(targets, str):
+            raise InvalidInput(
+                f"targets: {targets!r} is no list of targets\n  do: give a list, one explanation for each: [0, 3]"
+            )
         if self.estimator is not None:
             return self._of_estimator(self.estimator, inputs, targets)
         return self._explained(inputs, targets)
@@ -209,7 +223,7 @@ class Explainer:
         """The explanations of what the module itself takes."""
         from relprop.methods import METHODS
 
-        if not targets:
+        if not len(targets):
             raise InvalidInput("targets: the list is empty\n  do: give one target or more")
         text, args, kwargs = self.read(inputs)
         known: tuple[Captured, Program] | None = None
@@ -351,6 +365,10 @@ def composite_of(rules: Any) -> Composite:
         return Composite([("weighted", rules)], name=type(rules).__name__)
     if isinstance(rules, Composite):
         return rules
+    if isinstance(rules, type) and issubclass(rules, Rule):
+        raise InvalidInput(
+            f"rules: {rules.__name__} is a class\n  do: give an instance of it, relprop.rules.{rules.__name__}(), or a relprop.Composite"
+        )
     raise InvalidInput(
         f"rules: {rules!r} is neither a preset's name, a rule nor a Composite\n"
         "  do: give a name of relprop.presets(), a rule such as relprop.rules.Gamma(0.25), or a relprop.Composite"

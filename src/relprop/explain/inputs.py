@@ -65,8 +65,17 @@ def check_ids(graph: Graph, leaves: list[Any]) -> None:
 def check_model(model: Any) -> None:
     """Raise `InvalidInput` for what no front end takes, and for a module in training mode."""
     if not any(accepts(model) for accepts, _ in capturing.FRONTENDS):
+        if isinstance(model, type) and issubclass(model, torch.nn.Module):
+            raise InvalidInput(
+                f"model: {model.__name__} is a class\n  do: give a model, an instance of it, with its weights: {model.__name__}(…)"
+            )
+        if isinstance(model, Mapping):
+            raise InvalidInput(
+                f"model: a {type(model).__name__} of {len(model)} entries is no model\n"
+                "  do: build the network and load_state_dict into it, then give the network"
+            )
         raise InvalidInput(
-            f"model: {model!r} is not something relprop can read\n"
+            f"model: {_brief(model)} is not something relprop can read\n"
             "  do: give a torch.nn.Module, a fitted estimator, an exported program, a Keras model, or a file (.pt2, .onnx, .keras, .pt)"
         )
     if isinstance(model, torch.nn.Module):
@@ -80,6 +89,12 @@ def check_model(model: Any) -> None:
                     f"model: {where} in training mode, where dropout and batch statistics make a score of chance\n"
                     "  do: call model.eval() first"
                 )
+
+
+def _brief(value: Any) -> str:
+    """What was given, in a line."""
+    text = repr(value)
+    return text if len(text) <= 100 and "\n" not in text else f"a {type(value).__name__}"
 
 
 def check_inputs(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from relprop.explain.seen import samples_first
 Unit = Literal["channels", "neurons", "tokens", "heads"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Ranking:
     """The units of a module, for each sample from the most relevant to the least.
 
@@ -49,6 +49,9 @@ class Ranking:
             )
         ]
         return table(("sample", f"{self.unit} of {self.path} (relevance)"), rows)
+
+    def __repr__(self) -> str:
+        return str(self)  # as notebooks show it
 
 
 def ranked(inside: Inside, path: str, unit: Unit, k: int | None = None, normalise: bool = False) -> Ranking:

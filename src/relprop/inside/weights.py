@@ -20,7 +20,7 @@ from relprop.explain import weight_of
 from relprop.explain.again import Again, Inside
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Parameters:
     """The relevance of a model's parameters.
 
@@ -44,6 +44,9 @@ class Parameters:
         ]
         rows += [(path, "·", "left out", reason) for path, reason in self.left_out.items()]
         return table(("parameter", "shape", "Σ R", "Σ|R|"), rows)
+
+    def __repr__(self) -> str:
+        return str(self)  # as notebooks show it
 
 
 def parameters(inside: Inside, per_sample: bool = False) -> Parameters:

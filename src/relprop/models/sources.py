@@ -64,6 +64,11 @@ def source_of(model: str) -> tuple[str, str]:
     raise InvalidInput(
         f"model: {' and '.join(libraries)} know no {model!r}\n"
         f"  do: {hint} demo, a name of theirs, a file ({', '.join(capture.FILES)}) or package.module:callable"
+        + (
+            "; a folder must be one saved by transformers, with its config.json"
+            if Path(model).is_dir()
+            else ""
+        )
     )
 
 

@@ -74,7 +74,10 @@ def _load_pickle(file: Path) -> Any:
         with file.open("rb") as opened:
             start = opened.read(2)
         if start not in (b"PK", *(bytes([0x80, protocol]) for protocol in range(2, 6))):
-            raise InvalidInput(f"weights: {file} is not a file of weights") from error
+            raise InvalidInput(
+                f"weights: {file} is not a file of weights\n"
+                "  do: give one saved by torch.save(model.state_dict(), file), or .safetensors"
+            ) from error
         raise InvalidInput(
             f"weights: {file} holds more than tensors; it is refused, as reading it could run code\n"
             "  do: save the weights alone with torch.save(model.state_dict(), file), or as safetensors"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import numbers
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -40,6 +42,12 @@ class Rule:
         return f"{type(self).__name__}({', '.join(f'{name}={_value(v)}' for name, v in shown.items())})"
 
 
+def _number(name: str, value: object) -> None:
+    """Raise `InvalidInput` for what is no number ≥ 0."""
+    if not isinstance(value, numbers.Real) or not 0 <= float(value) < math.inf:
+        raise InvalidInput(f"{name}: {value!r} is negative or no number\n  do: give a number ≥ 0")
+
+
 def _value(value: object) -> str:
     """A parameter in a few characters."""
     if not isinstance(value, Tensor):
@@ -71,8 +79,7 @@ class LinearRule(Rule):
     def __post_init__(self) -> None:
         name = type(self).__name__
         _one_of(name, "bias", self.bias, ("absorb", "ignore", "distribute", "distribute_layer"))
-        if not self.epsilon >= 0:
-            raise InvalidInput(f"epsilon: {self.epsilon!r} is negative\n  do: give a number ≥ 0")
+        _number("epsilon", self.epsilon)
         _one_of(
             name, "stabiliser", self.stabiliser, ("signed", "unsigned", "clip", "relative", "exact_zero_only")
         )
@@ -104,8 +111,7 @@ class Gamma(LinearRule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.gamma >= 0:
-            raise InvalidInput(f"gamma: {self.gamma!r} is negative\n  do: give a number ≥ 0")
+        _number("gamma", self.gamma)
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,8 @@ class AlphaBeta(LinearRule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _number("alpha", self.alpha)
+        _number("beta", self.beta)
         if abs(self.alpha - self.beta - 1) > 1e-9 or self.beta < 0:
             raise InvalidInput(
                 f"alpha={self.alpha!r}, beta={self.beta!r}: α − β must be 1 and β ≥ 0\n"
