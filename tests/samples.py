@@ -651,6 +651,10 @@ MOVES: DICT = {
         Sample(each(lambda x: x.as_strided((3, 3), (1, 1))), **on(5), also=EACH),
         Sample(each(lambda x: x.as_strided((2, 2), (1, 3))), **on(2, 3), also=EACH),
     ],
+    "aten.unfold_backward.default": [
+        Sample(lambda x: aten.unfold_backward(x, [len(x), 6], 1, 3, 1), **on(4, 3)),
+        Sample(lambda x: aten.unfold_backward(x, [len(x), 2, 7], -1, 2, 3), **on(2, 2, 2)),
+    ],
     "aten.im2col.default": [
         Sample(lambda x: F.unfold(x, (2, 3)), **on(2, 3, 4)),
         Sample(lambda x: F.unfold(x, 2, 2, 1, 2), **on(2, 4, 5)),
@@ -1347,6 +1351,23 @@ def _rotated(x: Tensor) -> Tensor:
     return torch.view_as_real(pairs * torch.polar(torch.ones_like(angles), angles)).flatten(-2)
 
 
+PARTS = ("aten.select.int", "aten.stack.default")
+PRODUCT = (*PARTS, "aten.add.Tensor", "aten.sub.Tensor")
+MAGNITUDE = ("aten.linalg_vector_norm.default",)
+
+
+def _spectrogram(x: Tensor) -> Tensor:
+    """Magnitudes of short pieces of a recording."""
+    return torch.stft(x, 4, 2, window=torch.hann_window(4, dtype=x.dtype), return_complex=True).abs()
+
+
+def _low_frequencies(x: Tensor, w: Tensor) -> Tensor:
+    """The spectral layer of a Fourier neural operator."""
+    spectrum = torch.zeros(len(x), 2, 5, dtype=torch.complex128)
+    spectrum[:, :, :3] = torch.einsum("bix,iox->box", torch.fft.rfft(x)[:, :, :3], torch.view_as_complex(w))
+    return torch.fft.irfft(spectrum, n=x.shape[-1])
+
+
 def _hashed(tokens: Tensor, w: Tensor) -> Tensor:
     return F.embedding(torch.cat([tokens.new_full((len(tokens), 1), 3), (tokens * 7 + 2) % 5], 1), w)
 
@@ -1375,6 +1396,63 @@ WHOLE: DICT = {
             **on(4, 4),
             weights=((4, 3, 2),),
         ),
+        Sample(lambda x: torch.fft.rfft(x).abs(), **on(2, 5), also=MAGNITUDE),
+        Sample(lambda x: torch.linalg.vector_norm(torch.fft.rfft(x), dim=1), **on(4, 5), also=MAGNITUDE),
+        Sample(
+            _spectrogram,
+            **on(12),
+            also=(
+                *MAGNITUDE,
+                "aten.pad.default",
+                "aten.reshape.default",
+                "aten.unfold.default",
+                "aten.mul.Tensor",
+            ),
+        ),
+        Sample(
+            lambda x, b: (torch.fft.rfft(x) + torch.view_as_complex(b)).real,
+            **on(5),
+            weights=((3, 2),),
+            also=(*PARTS, "aten.add.Tensor"),
+        ),
+        Sample(
+            lambda x: (2 - torch.fft.rfft(x)).imag,
+            **on(5),
+            also=(*PARTS, "aten.rsub.Scalar", "aten.neg.default"),
+        ),
+        Sample(
+            lambda x, y: torch.fft.irfft(torch.fft.rfft(x) * torch.fft.rfft(y).conj(), n=5),
+            **two((5,), (5,)),
+            also=(*PRODUCT, "aten.mul.Tensor"),
+        ),
+        Sample(
+            lambda x, y: (torch.fft.fft(x) @ torch.fft.fft(y)).real,
+            **two((2, 3), (3, 2)),
+            also=(*PRODUCT, "aten.matmul.default"),
+        ),
+        Sample(
+            lambda x, y: torch.cat([torch.fft.rfft(x), torch.fft.rfft(y)], -1).imag,
+            **two((5,), (4,)),
+            also=("aten.cat.default", "aten.select.int"),
+        ),
+        Sample(lambda x, y: torch.fft.ifft(torch.complex(x, y)).real, **two((4,), (4,)), also=PARTS),
+        Sample(lambda x, y: (torch.fft.fft(x) * y).real, **two((4,), (4,)), also=(*PARTS, "aten.mul.Tensor")),
+        Sample(
+            lambda x: (lambda z: (z / z.abs()).real)(torch.fft.rfft(x)),
+            **on(5),
+            also=(*PARTS, *MAGNITUDE, "aten.div.Tensor"),
+        ),
+        Sample(
+            lambda x, y: (torch.fft.fft(x) / torch.fft.fft(y)).real,
+            **two((4,), (4,)),
+            also=(*PRODUCT, "aten.mul.Tensor", "aten.div.Tensor", "aten.neg.default", "aten.square.default"),
+        ),
+        Sample(
+            lambda x, y: torch.fft.fft(torch.polar(x, y)).imag,
+            **two((3,), (3,)),
+            also=(*PARTS, "aten.mul.Tensor", "aten.cos.default", "aten.sin.default"),
+        ),
+        Sample(_low_frequencies, **on(2, 8), weights=((2, 2, 3, 2),), also=("aten.slice_scatter.default",)),
     ],
     "relprop.recoded": [
         Sample(

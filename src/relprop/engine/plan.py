@@ -16,6 +16,7 @@ from relprop.engine.graph import Graph, Node, Ref, meta_of, parents, refs
 from relprop.engine.joint import joint_linear
 from relprop.engine.ops import KINDS, OPS, Operation
 from relprop.engine.rules import Addition, Attention, LinearRule, Pass, Product, Recurrent, Rule
+from relprop.engine.spectra import is_complex, is_linear
 from relprop.errors import InvalidInput, RelevanceWarning, UnsupportedOperation
 
 WEIGHTED = ("linear", "convolution")
@@ -252,21 +253,32 @@ def _refused(node: Node, operation: Operation, facts: Facts) -> str | None:
     return operation.refuses(node)
 
 
+_OF_COMPLEX = "no relevance function for complex numbers"
+
+
 def refuse(graph: Graph, facts: Facts) -> None:
     """Raise `UnsupportedOperation` that names every operation without a relevance function."""
-    problems = []
+    problems: list[str] = []
+    before: list[str] = []
+    of_complex = {node.name for node in graph.nodes if is_complex(node)}
     for node in carriers(graph, facts):
         operation = OPS.get(node.operation)
         reason = "no relevance function" if operation is None else _refused(node, operation, facts)
+        own = node.name in of_complex or any(r.name in of_complex and r in facts.data for r in parents(node))
+        if own:
+            reason = _OF_COMPLEX
         if reason is not None:
             shape = node.meta if not isinstance(node.meta, tuple) else node.meta[0] if node.meta else None
-            problems.append(f"{node.operation}: {reason}\n  at {node.where()}, output {shape}")
+            found = before if own and is_linear(node) else problems
+            found.append(f"{node.operation}: {reason}\n  at {node.where()}, output {shape}")
+    problems = problems or before  # what is linear in complex numbers stands only before what is not
     if problems:
         more = f"\n… and {len(problems) - 8} more" if len(problems) > 8 else ""
+        instead = "compute it from real and imaginary parts (torch.view_as_real)"
+        if not any(_OF_COMPLEX in problem for problem in problems):
+            instead = "add a row for it with relprop.register (docs/operations.md)"
         raise UnsupportedOperation(
-            "\n".join(problems[:8])
-            + more
-            + "\n  do: add a row for it with relprop.register (docs/operations.md), or explain a part of the model without it"
+            "\n".join(problems[:8]) + more + f"\n  do: {instead}, or explain a part of the model without it"
         )
 
 

@@ -1,18 +1,25 @@
 """Parts of a graph that compute with complex numbers become one operation from real numbers to real numbers.
 
-Rotary positions written as complex products, Fourier transforms and filters between them are linear in their data,
-but a complex value has no relevance of its own. What lies between the last real value and the next one is run as a whole.
+A complex value has no relevance of its own. Rotary positions written as complex products, Fourier transforms and filters
+between them are linear in their data: what lies between the last real value and the next one is run as a whole. Magnitudes,
+and what joins several complex values (products, sums, real and imaginary parts of their own), is written in real numbers
+first: pairs of a real and an imaginary part, whose operations have the rules of real ones.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from relprop.engine.graph import Graph, Node, Ref, parents, replace_refs
+from relprop.engine.graph import Graph, Meta, Node, Ref, meta_of, parents, refs, replace_refs
+
+aten = torch.ops.aten
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +49,25 @@ def complex_linear(segment: Segment, *values: Tensor) -> Tensor:
     return result
 
 
+def real_pairs(z: Tensor) -> Tensor:
+    """Real and imaginary parts of (…) as (…, 2)."""
+    return torch.view_as_real(z.resolve_conj())
+
+
 def fuse_complex(graph: Graph) -> Graph:
     """Every real value computed from complex ones that are linear in one real value becomes one operation of that."""
-    nodes = {node.name: node for node in graph.nodes}
-    if not any(_is_complex(node) for node in graph.nodes):
+    if not any(is_complex(node) for node in graph.nodes):
         return graph
-    fed = _fed(graph, nodes)
+    graph = _in_real_numbers(graph)
+    nodes = {node.name: node for node in graph.nodes}
+    fed = _fed(graph)
     result: list[Node] = []
     for node in graph.nodes:
         segment = None
         if (
             node.name in fed
-            and not _is_complex(node)
-            and any(_is_complex(nodes[ref.name]) for ref in parents(node))
+            and not is_complex(node)
+            and any(is_complex(nodes[ref.name]) for ref in parents(node))
         ):
             segment = _segment(node, graph, nodes, fed)
         if segment is not None:
@@ -65,11 +78,180 @@ def fuse_complex(graph: Graph) -> Graph:
     return dataclasses.replace(graph, nodes=tuple(result))
 
 
-def _is_complex(node: Node) -> bool:
+Parts = tuple[Any, Any]
+"""Real and imaginary part of a value, a reference or a number each; None for the imaginary part of a real one."""
+
+Call = Callable[..., Ref]
+"""Adds an operation on real numbers: its function and its arguments."""
+
+
+def _in_real_numbers(graph: Graph) -> Graph:
+    """Magnitudes of complex data, and what joins complex values, by operations on real numbers."""
+    nodes = {node.name: node for node in graph.nodes}
+    fed = _fed(graph)
+    result: list[Node] = []
+    pairs: dict[Ref, Ref] = {}
+    for node in graph.nodes:
+        node = _of_source(node, nodes)
+        name, data = _short(node), sum(ref.name in fed for ref in parents(node))
+        least = 2 if name in _PRODUCTS else 1  # a constant factor is linear, a constant summand is not
+        joins = is_complex(node) and name in (*_JOINS, *_ALONG) and data >= least
+        size = name in _OF_MAGNITUDES and data == 1 and is_complex(nodes[parents(node)[0].name])
+        result += _written(node, nodes, pairs) if joins or size else [node]
+    return dataclasses.replace(graph, nodes=tuple(result))
+
+
+def _of_source(node: Node, nodes: dict[str, Node]) -> Node:
+    """What is written over all of a complex value as a copy of its source: nothing of the value is read."""
+    if _short(node) != "copy" or not is_complex(node):
+        return node
+    source, own = node.args[1], node.metas[0]
+    same = isinstance(source, Ref) and nodes[source.name].metas[0].shape == own.shape
+    return dataclasses.replace(node, function=aten.to.dtype, args=(source, own.dtype)) if same else node
+
+
+def _written(node: Node, nodes: dict[str, Node], pairs: dict[Ref, Ref]) -> list[Node]:
+    """The operations on real numbers that compute a node's value; the node itself where none are known.
+
+    `pairs` has the real and imaginary parts of complex values that were written before, and takes in those that are now.
+    """
+    meta, result = node.metas[0], list[Node]()
+
+    def add(function: Callable[..., Any], shape: Meta, *args: Any, name: str = "") -> Ref:
+        dtype = meta.dtype if function is aten.view_as_complex.default else meta.dtype.to_real()
+        own = dataclasses.replace(shape, dtype=dtype, sizes=())
+        name = name or f"{node.name}_real_{len(result)}"
+        result.append(dataclasses.replace(node, name=name, function=function, args=args, kwargs={}, meta=own))
+        return Ref(name)
+
+    def call(function: Callable[..., Any], *args: Any) -> Ref:
+        return add(function, meta, *args)
+
+    def kind(ref: Ref) -> Meta:
+        found = meta_of(nodes, ref)
+        assert found is not None
+        return found
+
+    def pair(ref: Ref) -> Ref:
+        if ref not in pairs:
+            pairs[ref] = add(real_pairs, _paired(kind(ref)), ref)
+        return pairs[ref]
+
+    def parts(value: Any) -> Parts:
+        if isinstance(value, complex):
+            return value.real, value.imag
+        if not isinstance(value, Ref) or not kind(value).dtype.is_complex:
+            return value, None
+        both, shape = pair(value), kind(value)
+        return add(aten.select.int, shape, both, -1, 0), add(aten.select.int, shape, both, -1, 1)
+
+    name = _short(node)
+    if name in _OF_MAGNITUDES:
+        z, *rest = node.args
+        if name == "abs":
+            add(aten.linalg_vector_norm.default, meta, pair(z), 2, [-1], name=node.name)
+            return result
+        size = add(aten.linalg_vector_norm.default, kind(z), pair(z), 2, [-1])
+        return [*result, dataclasses.replace(node, args=(size, *rest))]
+    if name in _ALONG:
+        place = _ALONG[name]
+        if node.kwargs or not all(kind(ref).dtype.is_complex for ref in parents(node)):
+            return [node]
+        given, dim = replace_refs(node.args[:place], pair), (*node.args[place:], 0)[0]
+        assert node.function is not None
+        both = add(node.function, _paired(meta), *given, dim - (dim < 0), *node.args[place + 1 :])
+    else:
+        first, second = node.args[1] if name == "einsum" else node.args[:2]
+        if node.kwargs or not _fill(meta, [kind(ref) for ref in refs((first, second))]):
+            return [node]
+        found = _JOINS[name](node, call, parts(first), parts(second))
+        both = add(aten.stack.default, _paired(meta), list(found), -1)
+    add(aten.view_as_complex.default, meta, both, name=node.name)
+    return result
+
+
+def _fill(meta: Meta, given: list[Meta]) -> bool:
+    """Whether an imaginary part that is one value's alone has the result's size: the others are of real numbers."""
+    alone = [own for own in given if own.dtype.is_complex]
+    return len(alone) != 1 or len(given) == 1 or alone[0].shape == meta.shape
+
+
+def _paired(meta: Meta) -> Meta:
+    return dataclasses.replace(meta, shape=(*meta.shape, 2), sizes=())
+
+
+def _of_parts(node: Node, call: Call, a: Parts, b: Parts) -> Parts:
+    return a[0], b[0]
+
+
+def _polar(node: Node, call: Call, size: Parts, angle: Parts) -> Parts:
+    cos, sin = call(aten.cos.default, angle[0]), call(aten.sin.default, angle[0])
+    return call(aten.mul.Tensor, size[0], cos), call(aten.mul.Tensor, size[0], sin)
+
+
+def _sum(node: Node, call: Call, a: Parts, b: Parts) -> Parts:
+    """a + b, a − b or b − a, part by part."""
+    name, real = _short(node), call(node.function, a[0], b[0])
+    if a[1] is not None and b[1] is not None:
+        return real, call(node.function, a[1], b[1])
+    alone, negative = (a[1], name == "rsub") if b[1] is None else (b[1], name == "sub")
+    if not isinstance(alone, Ref):
+        alone = call(aten.full_like.default, a[0], alone)
+    return real, call(aten.neg.default, alone) if negative else alone
+
+
+def _product(node: Node, call: Call, a: Parts, b: Parts) -> Parts:
+    """a · b by the node's own product of real numbers: (a₁b₁ − a₂b₂, a₁b₂ + a₂b₁)."""
+
+    def times(one: Any, other: Any) -> Ref:
+        if _short(node) == "einsum":
+            return call(node.function, node.args[0], [one, other])
+        return call(node.function, one, other)
+
+    return _joined(call, times, a, b)
+
+
+def _quotient(node: Node, call: Call, a: Parts, b: Parts) -> Parts:
+    """a / b, of a complex b as a · b* / |b|²."""
+    if b[1] is not None:
+        times, squares = partial(call, aten.mul.Tensor), [call(aten.square.default, part) for part in b]
+        a, b = _joined(call, times, a, (b[0], call(aten.neg.default, b[1]))), (call(aten.add.Tensor, *squares), None)  # fmt: skip
+    return call(node.function, a[0], b[0]), call(node.function, a[1], b[0])
+
+
+def _joined(call: Call, times: Call, a: Parts, b: Parts) -> Parts:
+    if a[1] is None:
+        return times(a[0], b[0]), times(a[0], b[1])
+    if b[1] is None:
+        return times(a[0], b[0]), times(a[1], b[0])
+    real = call(aten.sub.Tensor, times(a[0], b[0]), times(a[1], b[1]))
+    return real, call(aten.add.Tensor, times(a[0], b[1]), times(a[1], b[0]))
+
+
+_OF_MAGNITUDES = ("abs", "linalg_vector_norm", "norm")
+_ALONG = {"cat": 1, "stack": 1, "slice_scatter": 2, "select_scatter": 2}
+"""What puts values beside each other, and the place of the dimension among its arguments."""
+
+_JOINS: dict[str, Callable[[Node, Call, Parts, Parts], Parts]] = {
+    **dict.fromkeys(("add", "sub", "rsub"), _sum),
+    **dict.fromkeys(("mul", "matmul", "mm", "bmm", "einsum"), _product),
+    "div": _quotient,
+    "complex": _of_parts,
+    "polar": _polar,
+}
+"""What two values are joined to a complex one by, written by their parts."""
+
+
+def _short(node: Node) -> str:
+    return node.operation.removeprefix("aten.").removeprefix("relprop.").split(".")[0]
+
+
+def is_complex(node: Node) -> bool:
+    """Whether a node's value, or a part of it, is complex."""
     return any(meta.dtype.is_complex for meta in node.metas)
 
 
-def _fed(graph: Graph, nodes: dict[str, Node]) -> set[str]:
+def _fed(graph: Graph) -> set[str]:
     """Nodes with real or complex values that depend on those of an input, or on an embedding of it."""
     found: set[str] = set()
     for node in graph.nodes:
@@ -89,10 +271,10 @@ def _segment(end: Node, graph: Graph, nodes: dict[str, Node], fed: set[str]) -> 
     while waiting:
         node = waiting.pop()
         own = [ref for ref in parents(node) if ref.name in fed]
-        if not _is_linear(node, own):
+        if not is_linear(node) or not _is_linear_in(node, own):
             return None
         for ref in parents(node):
-            if ref.name in fed and _is_complex(nodes[ref.name]):
+            if ref.name in fed and is_complex(nodes[ref.name]):
                 if ref.name not in inside:
                     inside.add(ref.name)
                     waiting.append(nodes[ref.name])
@@ -106,12 +288,15 @@ def _segment(end: Node, graph: Graph, nodes: dict[str, Node], fed: set[str]) -> 
     return Segment(ordered, (data[0], *dict.fromkeys(reads)))
 
 
-def _is_linear(node: Node, data: list[Ref]) -> bool:
-    """Whether an operation is linear in the one value that depends on the input (real and imaginary parts apart)."""
-    name = node.operation.removeprefix("aten.").split(".")[0]
-    if name in _PRODUCTS:
-        return len(data) == 1 and (name != "div" or node.args[0] in data)
-    return name in _LINEAR
+def is_linear(node: Node) -> bool:
+    """Whether an operation is linear in a complex value (real and imaginary parts apart), other values held fixed."""
+    return _short(node) in _PRODUCTS or _short(node) in _LINEAR
+
+
+def _is_linear_in(node: Node, data: list[Ref]) -> bool:
+    """Whether a linear operation is so in the values that depend on the input."""
+    name = _short(node)
+    return name not in _PRODUCTS or (len(data) == 1 and (name != "div" or node.args[0] in data))
 
 
 _PRODUCTS = ("mul", "div", "matmul", "mm", "bmm", "einsum")
@@ -134,6 +319,9 @@ _LINEAR = frozenset(
         "fft_irfftn",
         "fft_fftshift",
         "fft_ifftshift",
+        "stft",
+        "istft",
+        "real_pairs",
         "view_as_real",
         "view_as_complex",
         "real",
@@ -166,13 +354,16 @@ _LINEAR = frozenset(
         "narrow",
         "alias",
         "detach",
+        "index",
+        "index_select",
+        "split",
+        "split_with_sizes",
+        "chunk",
+        "unbind",
         "roll",
         "flip",
         "sum",
         "mean",
-        "complex",
-        "select_scatter",
-        "slice_scatter",
         "constant_pad_nd",
     ]
 )

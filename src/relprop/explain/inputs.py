@@ -117,6 +117,11 @@ def check_inputs(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> N
                 f"inputs: on {tensor.device}, but the model is on {weight.device}\n"
                 f"  do: move one of them: inputs.to({str(weight.device)!r})"
             )
+        if tensor.is_complex():
+            raise InvalidInput(
+                f"inputs: of type {tensor.dtype}; a complex number has no relevance of its own\n"
+                "  do: give real and imaginary parts, and torch.view_as_complex within the model"
+            )
         if tensor.is_meta:
             raise InvalidInput("inputs: on the device meta, without values\n  do: move them to a real device")
         if tensor.is_floating_point() and not bool(all_finite(tensor)):

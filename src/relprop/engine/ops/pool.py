@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from relprop.engine.graph import Node, name_of, refs
-from relprop.engine.ops.linear import LINEAR_RULES, adjoint, affine, by_rule
+from relprop.engine.ops.linear import LINEAR_RULES, adjoint, affine, by_rule, obeyed
 from relprop.engine.ops.norm import first_part, named_arguments
 from relprop.engine.ops.table import Operation, first_known, register, rows
 from relprop.engine.ops.window import gathered, scattered, windows_of
@@ -33,7 +34,10 @@ def average(step: Step, relevance: Tensor) -> Shares:
 
 
 def from_complex(step: Step, relevance: Tensor) -> Shares:
-    """A Fourier transform, a rotation by complex numbers: real numbers that are linear in real numbers, under ε."""
+    """A Fourier transform, a rotation by complex numbers: real numbers that are linear in real numbers, under ε.
+
+    What the stabiliser takes is always absorbed: inputs are not connected or apart here, over which it could be spread.
+    """
     segment, x, *rest = step.args
 
     def apply(x: Tensor, w: Tensor | None) -> Tensor:
@@ -42,7 +46,9 @@ def from_complex(step: Step, relevance: Tensor) -> Shares:
     def transpose(v: Tensor, w: Tensor | None) -> Tensor:
         return adjoint(lambda y: apply(y, None), x, v)
 
-    return by_rule(step, 1, affine(step, 1, None, None, apply, transpose), relevance)
+    rule = dataclasses.replace(step.rule, bias="absorb") if isinstance(step.rule, Epsilon) else step.rule
+    shares, absorbed = obeyed(step, rule, affine(step, 1, None, None, apply, transpose), relevance)
+    return Shares({1: shares}, absorbed)
 
 
 def dimensions(step: Step, x: Tensor) -> tuple[tuple[int, ...], bool]:
@@ -344,7 +350,7 @@ _AVERAGE = Operation("pool", average, "both", Epsilon(), LINEAR_RULES, first_kno
 _MAX = (MaxPool, Pass)
 rows(
     "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d"
-    " _adaptive_avg_pool2d _adaptive_avg_pool3d mean mean.dim sum sum.dim_IntList nansum nanmean cumsum"
+    " _adaptive_avg_pool2d _adaptive_avg_pool3d mean mean.dim sum sum.dim_IntList nansum nanmean cumsum unfold_backward"
     " upsample_linear1d.vec upsample_bilinear2d.vec upsample_trilinear3d.vec upsample_linear1d"
     " upsample_bilinear2d upsample_trilinear3d _upsample_bilinear2d_aa.vec _upsample_bilinear2d_aa",
     _AVERAGE,

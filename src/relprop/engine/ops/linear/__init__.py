@@ -2,7 +2,15 @@
 weights."""
 
 from relprop.engine.ops.linear import convolution, experts, products
-from relprop.engine.ops.linear.maps import BILINEAR_RULES, LINEAR_RULES, adjoint, affine, by_rule, part_of
+from relprop.engine.ops.linear.maps import (
+    BILINEAR_RULES,
+    LINEAR_RULES,
+    adjoint,
+    affine,
+    by_rule,
+    obeyed,
+    part_of,
+)
 
 __all__ = [
     "BILINEAR_RULES",
@@ -12,6 +20,7 @@ __all__ = [
     "by_rule",
     "convolution",
     "experts",
+    "obeyed",
     "part_of",
     "products",
 ]
