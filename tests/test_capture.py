@@ -954,3 +954,151 @@ def test_a_way_for_other_numbers_of_samples_that_computes_the_same_is_taken(coun
     model, x = Careful().double().eval(), torch.randn(6, 4, dtype=torch.float64)
     found = relprop.explain(model, x[:count], rules="epsilon")
     assert torch.allclose(found.score, model(x[:count]).detach().reshape(-1), rtol=0, atol=1e-12)
+
+
+# what the code of a model reads beside its modules
+
+FACTOR = 2.0
+
+
+class Slotted:
+    __slots__ = ("factor",)
+
+    def __init__(self) -> None:
+        self.factor = 2.0
+
+
+class Beside(nn.Module):
+    factor = 2.0
+
+    def __init__(self, read: Callable[[Any], Any], held: Any = None) -> None:
+        super().__init__()
+        self.layer, self.read, self.held = nn.Linear(4, 3).double(), read, held
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) * self.read(self)
+
+
+def of_a_global() -> tuple[nn.Module, Callable[[], None]]:
+    return Beside(lambda m: FACTOR), lambda: globals().__setitem__("FACTOR", FACTOR + 1)
+
+
+def of_the_class() -> tuple[nn.Module, Callable[[], None]]:
+    return Beside(lambda m: 1.0), lambda: setattr(Beside, "forward", lambda m, x: 3 * m.layer(x))
+
+
+def of_a_closure() -> tuple[nn.Module, Callable[[], None]]:
+    factor = [2.0]
+    return Beside(lambda m: factor[0]), lambda: factor.__setitem__(0, 3.0)
+
+
+def of_a_closures_layer() -> tuple[nn.Module, Callable[[], None]]:
+    layer = nn.Linear(1, 3).double()
+    return Beside(lambda m: layer.weight[:, 0]), lambda: setattr(
+        layer, "weight", nn.Parameter(layer.weight + 1)
+    )
+
+
+def of_slots() -> tuple[nn.Module, Callable[[], None]]:
+    held = Slotted()
+    return Beside(lambda m: m.held.factor, held), lambda: setattr(held, "factor", 3.0)
+
+
+def of_an_array() -> tuple[nn.Module, Callable[[], None]]:
+    held = np.ones(3)
+    return Beside(lambda m: torch.from_numpy(m.held), held), lambda: held.__setitem__(0, 3.0)
+
+
+def of_a_listed_module() -> tuple[nn.Module, Callable[[], None]]:
+    held = [nn.Linear(1, 3).double()]
+    return Beside(lambda m: m.held[0].weight[:, 0], held), lambda: setattr(
+        held[0], "weight", nn.Parameter(held[0].weight + 1)
+    )
+
+
+def of_a_global_hook() -> tuple[nn.Module, Callable[[], None]]:
+    hook = nn.modules.module.register_module_forward_hook
+    return Beside(lambda m: 1.0), lambda: HOOKS.append(
+        hook(lambda m, i, o: 2 * o if type(m) is nn.Linear else None)
+    )
+
+
+HOOKS: list[Any] = []
+READ = [value for name, value in sorted(globals().items()) if name.startswith("of_")]
+
+
+@pytest.mark.parametrize("read", READ)
+def test_what_code_reads_beside_its_modules_is_noticed_too(
+    read: Callable[[], tuple[nn.Module, Callable[[], None]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Beside, "forward", Beside.forward)  # all is put back
+    monkeypatch.setitem(globals(), "FACTOR", FACTOR)
+    (model, change), x = read(), randn(2, 4)
+    try:
+        explainer = relprop.Explainer(model, "epsilon")
+        before = explainer(x, 1).output
+        change()
+        found = explainer(x, 1).output
+        assert close(found, eager(model, x)) and not close(found, before)
+    finally:
+        while HOOKS:
+            HOOKS.pop().remove()
+
+
+# chance
+
+
+CHANCE: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "noise": lambda m, x: m.c(m.a(x) + torch.randn_like(m.a(x))),
+    "a scale for all": lambda m, x: m.c(m.a(x) * torch.rand(8, dtype=x.dtype)),
+    "an order": lambda m, x: m.c(m.a(x)[:, torch.randperm(8)]),
+    "a choice": lambda m, x: m.c(m.a(x) * torch.bernoulli(torch.full_like(m.a(x), 0.5))),
+}
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("what", CHANCE)
+def test_a_score_of_chance_is_refused(what: str, count: int) -> None:
+    with pytest.raises(CaptureError, match=r"random: aten\.(.|\n)*do: draw them outside"):
+        relprop.explain(net(CHANCE[what]), randn(count, 6), 1, "epsilon")
+
+
+def test_a_program_with_a_score_of_chance_is_refused() -> None:
+    program = program_of(net(CHANCE["noise"]), randn(2, 6))
+    with pytest.raises(CaptureError, match="random"):
+        relprop.explain(program, randn(3, 6), 1, "epsilon")
+
+
+def test_random_numbers_that_no_output_hangs_on_do_no_harm() -> None:
+    model, x = net(lambda m, x: m.c(m.a(x) + 0 * torch.randn_like(m.a(x)))), randn(3, 6)
+    assert close(relprop.explain(model, x, 1, "epsilon").output, eager(model, x))
+
+
+# padding that is no part of a convolution
+
+
+@pytest.mark.parametrize("pad", [(0, 0, 0, 0, 0, 1), (1, 0, 0, 1, 1, 1)])
+def test_channels_of_zeros_are_no_padding_of_a_convolution(pad: tuple[int, ...]) -> None:
+    model = net(lambda m, x: m.c(m.conv(F.pad(x, pad)).mean((2, 3))), conv=nn.Conv2d(2 + sum(pad[4:]), 8, 2))
+    x = randn(2, 2, 4, 4).requires_grad_()
+    (gradient,) = torch.autograd.grad(model(x)[:, 1].sum(), x)
+    found = relprop.explain(model, x.detach(), 1, relprop.rules.Epsilon(0.0)).relevance
+    assert torch.allclose(found, gradient * x.detach(), atol=1e-4)
+
+
+def test_a_padded_convolution_of_one_sample_without_its_dimension() -> None:
+    model = net(
+        lambda m, x: m.c(torch.stack([m.conv(F.pad(one, (1, 1))).mean(1) for one in x.unbind()])),
+        conv=nn.Conv1d(2, 8, 3),
+    )
+    x = randn(2, 2, 5)
+    assert close(relprop.explain(model, x, 1, "epsilon").output, eager(model, x))
+
+
+def test_a_later_sample_that_the_model_does_not_take_is_an_invalid_input() -> None:
+    model = net(lambda m, x: m.c(m.a(x[x > 0][:6][None].expand(x.shape[0], 6))))
+    x = randn(1, 6).abs().repeat(2, 1)
+    x[1, :3] *= -1
+    with pytest.raises(InvalidInput, match="the model itself fails"):
+        relprop.explain(model, x, 1, "epsilon")

@@ -39,6 +39,7 @@ ORDER = [
     "engine.modules",
     "engine.programs",
     "engine.capture",
+    "engine.reach",
     "engine.signature",
     "engine.plan",
     "engine.presets",

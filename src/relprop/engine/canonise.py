@@ -74,6 +74,11 @@ def fuse_padding(graph: Graph) -> Graph:
             result.append(node)
             continue
         own = [p for size in reversed(conv["padding"]) for p in (size, size)]
+        unbatched = isinstance(node.meta, Meta) and len(node.meta.shape) < len(own) // 2 + 2
+        if unbatched or any(pad[len(own) :]):  # zeros as channels are what a rule may hand relevance to
+            result.append(node)
+            continue
+        pad = pad[: len(own)]
         sides = [a + b for a, b in zip(own, pad + [0] * (len(own) - len(pad)), strict=True)]
         args = (
             source.args[0],

@@ -142,7 +142,7 @@ def _moved(
     except (AssertionError, IndexError, RuntimeError, TypeError):
         return None  # a size that is not known before it runs, or a constant that has no samples
     moved = result if ref.index is None else result[ref.index]
-    return list(moved.movedim(dimension, 0).flatten(1)[:, 0].tolist())
+    return list(moved.movedim(dimension, 0).reshape(moved.shape[dimension], -1)[:, 0].tolist())
 
 
 def _pattern(node: Node, dimension: int, owners: list[int]) -> Layout:

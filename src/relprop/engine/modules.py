@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -52,7 +52,7 @@ def from_module(
         mixes = count > 1 and _mixes(graph)
         if lengths and mixes:  # a length that is open can be taken for the batch
             continue
-        if count == 1 or (graph.batched and not (mixes and _apart(model, args, kwargs))):
+        if count == 1 or (graph.batched and not (mixes and _one_by_one(model, args, kwargs))):
             return graph
     try:
         return from_call(model, args, kwargs)
@@ -78,32 +78,42 @@ def _mixes(graph: Graph) -> bool:
     return False
 
 
-def _apart(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether two samples get the outputs that each gets alone: then they can be explained one by one."""
+def _one_by_one(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether the model gives two samples the outputs that each gets alone."""
     states = states_of(model)
     pair, axes = samples((args, kwargs), 2, states), batch_axes((args, kwargs), states)
+    return apart(lambda args, kwargs: run_isolated(model, args, kwargs), pair, axes) is True
+
+
+def apart(run: Callable[..., Any], pair: Any, axes: Sequence[int | None]) -> bool | None:
+    """Whether two samples get the outputs that each gets alone: then they can be explained one by one. `run`: what gives the
+    outputs of arguments and keywords such as `pair`, whose samples lie along `axes`. None where that cannot be told: two
+    samples do not run, or an output's first dimension counts something else."""
 
     def alone(index: int) -> Any:
         given = map_samples(lambda leaf, axis: leaf.narrow(axis, index, 1).clone(), pair, axes)
-        return pytree.tree_leaves(run_isolated(model, *given))
+        return pytree.tree_leaves(run(*given))
 
     try:
-        both, first, second = pytree.tree_leaves(run_isolated(model, *pair)), alone(0), alone(1)
+        both, first, second = pytree.tree_leaves(run(*pair)), alone(0), alone(1)
     except Exception:  # what fails is said where the model is captured
-        return False
-    compared = False
+        return None
+    found: set[bool | None] = set()
     for whole, *parts in zip(both, first, second, strict=False):
         if not (isinstance(whole, torch.Tensor) and whole.is_floating_point() and whole.dim()):
             continue
-        if any(part.shape[:1] != (1,) for part in parts):  # the first dimension counts something else
-            return False
-        if whole.shape[0] == 2 and all(part.shape[1:] == whole.shape[1:] for part in parts):
-            loose = 1e-2 if whole.dtype in (torch.float16, torch.bfloat16) else 1e-4
-            scale = loose * max(1.0, float(whole.abs().max())) if whole.numel() else 0.0
-            if not torch.allclose(whole, torch.cat(parts), rtol=loose, atol=scale, equal_nan=True):
-                return False
-            compared = True
-    return compared
+        if any(part.shape[:1] != (1,) for part in parts):
+            found.add(None)
+        elif whole.shape[0] == 2 and all(part.shape[1:] == whole.shape[1:] for part in parts):
+            found.add(_alike(whole, torch.cat(parts)))
+    return False if False in found else found == {True} or None
+
+
+def _alike(value: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two values are equal but for what another order of sums does to them."""
+    loose = 1e-2 if value.dtype in (torch.float16, torch.bfloat16) else 1e-4
+    scale = loose * max(1.0, float(value.abs().max())) if value.numel() else 0.0
+    return torch.allclose(value, other, rtol=loose, atol=scale, equal_nan=True)
 
 
 def without_cache(model: torch.nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -17,11 +17,11 @@ from torch.utils import _pytree as pytree
 
 from relprop.engine import capture as capturing
 from relprop.engine.analyse import Facts, analyse
-from relprop.engine.batch import batch_size, samples, states_of
+from relprop.engine.batch import batch_axes, batch_size, map_samples, samples, states_of
 from relprop.engine.canonise import canonise
-from relprop.engine.graph import Graph, value_of
+from relprop.engine.graph import Graph, Node, value_of
 from relprop.engine.isolate import LOCK, quietly, run_isolated
-from relprop.engine.modules import without_cache
+from relprop.engine.modules import apart, without_cache
 from relprop.engine.ops import OPS
 from relprop.engine.plan import Composite, Plan, refuse
 from relprop.engine.propagate import HALF, CompiledWalks, Program, Weights, prepare, record
@@ -34,11 +34,18 @@ from relprop.explain.inputs import check_ids
 
 
 @dataclass(slots=True)
+class Batches:
+    """Whether samples were found to get in a batch what they get alone; shared by the graphs of all lengths."""
+
+    apart: bool = False
+
+
+@dataclass(slots=True)
 class Captured:
     """A canonised graph with its facts, and what is derived from it on first use.
 
     `checked`: it was found to compute what the model computes; `counts`: the numbers of samples for which that was asked
-    apart, since the model may take another way for them. `images`: the inputs that run through it with their channels last
+    apart, since the model may take another way for them; `batches`: whether samples leave each other alone. `images`: the inputs that run through it with their channels last
     in memory.
     """
 
@@ -51,6 +58,7 @@ class Captured:
     lock: threading.RLock = field(default_factory=threading.RLock)
     checked: bool = False
     counts: set[int] = field(default_factory=set)
+    batches: Batches = field(default_factory=Batches)
     images: frozenset[str] = frozenset()
 
 
@@ -60,6 +68,7 @@ class Family:
 
     graph: Graph
     store: Weights
+    batches: Batches
     members: list[Any] = field(default_factory=list)  # the cache's keys of the lengths seen last
 
 
@@ -121,6 +130,7 @@ def adopt(twin: torch.nn.Module, model: Any) -> None:
                 captured.facts,
                 checked=captured.checked,
                 counts=set(captured.counts),
+                batches=captured.batches,
                 images=captured.images,
             )
             for key, captured in known.items()
@@ -137,6 +147,7 @@ def _relative(
         if fits(family.graph, leaves):
             found = _prepared(model, family.graph, args, kwargs, key[-1], family.store, check)
             if found is not None:
+                found.batches = family.batches
                 family.members.append(key)
                 return found
     return None
@@ -157,7 +168,7 @@ def _new(
         found = _prepared(model, raw, args, kwargs, key[-1], Weights(), check)
         if found is not None:
             if is_free(raw):
-                families.append(Family(raw, found.store, [key]))
+                families.append(Family(raw, found.store, found.batches, [key]))
             return found
         if not is_free(raw):
             break
@@ -244,16 +255,47 @@ def _analysed(graph: Graph, store: Weights) -> Captured:
 
 def _verified(model: Any, captured: Captured, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether the graph computes what the model computes; asked once, before anything is said by it."""
-    if not isinstance(model, torch.nn.Module):
-        return True
     count = 2 if captured.graph.batched else 1
     given = samples((args, kwargs), count, states_of(model))
+    _refuse_chance(model, captured, *given)
+    if not isinstance(model, torch.nn.Module):
+        return True
     if captured.images:
         with contextlib.suppress(RuntimeError):  # an operation that does not take values in that order
             if _agrees(model, captured, *given):
                 return True
         captured.images = frozenset()
     return _agrees(model, captured, *given)
+
+
+def _refuse_chance(model: Any, captured: Captured, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise `CaptureError` where the outputs hang on random numbers that the graph draws."""
+    drawing = [node for node in captured.graph.nodes if _draws(node)]
+    if not drawing:
+        return
+    program = prepare(captured.graph, captured.facts, Plan((), Composite()))
+    with quietly():
+        leaves = leaves_of(model, captured.graph, args, kwargs)
+        one, *others = (record(program, leaves, Weights()) for _ in range(_DRAWS))
+    refs = [*captured.graph.outputs()]
+    if all(_equal(value_of(one, ref), value_of(other, ref)) for other in others for ref in refs):
+        return
+    raise CaptureError(
+        f"the forward pass is random: {drawing[0].operation} at {drawing[0].where()} draws random numbers, although the model"
+        " is in eval mode\n  do: draw them outside of the model and give them to it as an input, or leave them out"
+    )
+
+
+_DRAWS = 5  # a choice drawn at random may come out the same
+
+
+def _draws(node: Node) -> bool:
+    """Whether a node draws random numbers (what has a row in the table says itself when it does)."""
+    function = node.function
+    seeded = (
+        isinstance(function, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in function.tags
+    )
+    return seeded and node.operation not in OPS
 
 
 def check_count(model: Any, captured: Captured, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -269,6 +311,55 @@ def check_count(model: Any, captured: Captured, args: tuple[Any, ...], kwargs: d
                 f" how many there are\n  do: explain {_other_counts(graph)} (batch_size=…)"
             )
         captured.counts.add(count)
+
+
+def check_batch(model: Any, captured: Captured, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise `CaptureError` where a sample gets another output in a batch than alone: then what explains it is not in it. Asked
+    once, of the first two samples that differ; a graph recorded for one sample holds for that sample whatever stands beside it."""
+    batch = batch_size((args, kwargs))
+    if batch == 1 or captured.graph.concrete or captured.batches.apart:
+        return
+    with LOCK:
+        states = states_of(model)
+        axes = batch_axes((args, kwargs), states)
+
+        def taken(*indices: int) -> Any:
+            return map_samples(
+                lambda leaf, axis: leaf.detach()[(slice(None),) * axis + (list(indices),)],
+                (args, kwargs),
+                axes,
+            )
+
+        first = taken(0)
+        for index in range(1, min(batch, _TRIED)):
+            if all(map(_equal, pytree.tree_leaves(first), pytree.tree_leaves(taken(index)))):
+                continue
+            if apart(lambda *given: _outputs(model, captured, *given), taken(0, index), axes) is False:
+                raise CaptureError(
+                    "the model gives a sample another output beside other samples than alone: it mixes the samples of a"
+                    " batch, goes by their places in it, or takes an input for samples that is none\n  do: explain one"
+                    " sample at a time; make an input that all samples share another size than the batch"
+                )
+            captured.batches.apart = True
+            return
+
+
+def _outputs(model: Any, captured: Captured, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    """What the graph computes of several samples; the model itself, where the graph is for one."""
+    if not captured.graph.batched:
+        module = model.module() if isinstance(model, ExportedProgram) else model
+        return pytree.tree_leaves(run_isolated(module, args, without_cache(module, kwargs)))
+    program = prepare(captured.graph, captured.facts, Plan((), Composite()))
+    with quietly():
+        values = record(program, leaves_of(model, captured.graph, args, kwargs), Weights())
+    return [value_of(values, ref) for ref in captured.graph.outputs()]
+
+
+_TRIED = 8  # samples that are compared with the first
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return torch.equal(a, b) if isinstance(a, Tensor) else True
 
 
 def _other_counts(graph: Graph) -> str:

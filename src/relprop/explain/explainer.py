@@ -28,7 +28,7 @@ from relprop.engine.rules import Rule
 from relprop.engine.tape import trace
 from relprop.errors import CaptureError, ConservationError, InvalidInput, UnsupportedOperation
 from relprop.explain.batches import fitting, join, rank_of, sizes_of, slice_batch, slice_target
-from relprop.explain.captured import Captured, captured_graph, check_count
+from relprop.explain.captured import Captured, captured_graph, check_batch, check_count, run_eagerly
 from relprop.explain.conditions import Condition
 from relprop.explain.inputs import Inputs, arguments, check_inputs, check_model, refuse_infinite_weights
 from relprop.explain.steps import SamplesFirst, exchanged, samples_first, with_steps_first
@@ -243,6 +243,13 @@ class Explainer:
             except ConservationError:
                 refuse_infinite_weights(self.model)
                 raise
+            except (
+                IndexError,
+                RuntimeError,
+            ):  # a sample other than the first may be one that the model does not take
+                if isinstance(self.model, torch.nn.Module):
+                    run_eagerly(self.model, *part[2:4])
+                raise
         joined = [join([part[i] for part in parts], (args, kwargs)) for i in range(len(targets))]
         return [_of_text(whole, text, inputs) for whole in joined]
 
@@ -291,6 +298,7 @@ class Explainer:
             size = 1
         elif self.batch_size is None:
             size = min(batch, fitting(captured.graph, (args, kwargs)))
+        check_batch(self.model, captured, args, kwargs)
         states = states_of(self.model) if size < batch else frozenset()
         for count in {min(size, batch), batch % size or size}:  # of all parts, before the first is explained
             check_count(

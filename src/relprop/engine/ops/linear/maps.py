@@ -94,12 +94,22 @@ def linear_map(
         part=part,
         nonnegative=step.is_nonnegative(x.ref),
         account=step.account,
-        batch_dimension=None if layout is None else layout.dimension,
+        batch_dimension=layout.dimension if layout is not None and _alike(step, x, weight, layout) else None,
         layout=step.layout_of(Ref(step.node.name)),
         paired=weight is not None and _pairs(step, x.value, weight.value),
         batch=step.batch,
         spare=step.spare and owned(output, x.value),
         rectified=step.rectified and output is step.output,
+    )
+
+
+def _alike(step: Step, x: Operand, weight: Operand | None, layout: Layout) -> bool:
+    """Whether every sample meets the same weight: it is of no sample, and a convolution finds none among its channels."""
+    if weight is None:
+        return True
+    rows = layout.dimension == 0 and x.value.dim() == weight.value.dim()
+    return (
+        weight.ref is not None and step.parameters(weight.ref) and (rows or "conv" not in step.node.operation)
     )
 
 

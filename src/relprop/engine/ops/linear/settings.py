@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from relprop.engine.canonise import convolution_arguments, padded_convolution
+from relprop.engine.graph import refs
 from relprop.engine.looks import traced
 from relprop.engine.step import Step, is_dense
 
@@ -77,9 +78,16 @@ _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 def convolution_of(step: Step) -> Convolution:
     """The settings of a convolution, whatever its spelling."""
-    if "convolution" not in step.settings:
-        step.settings["convolution"] = _convolution_of(step)
-    return step.settings["convolution"]  # type: ignore[no-any-return]
+    if "convolution" in step.settings:
+        return step.settings["convolution"]  # type: ignore[no-any-return]
+    found = _convolution_of(step)
+    rest = {name: value for name, value in step.node.kwargs.items() if name not in _TENSORS}
+    if not any(refs((step.node.args[3:], rest))):  # a number of groups may be that of the samples
+        step.settings["convolution"] = found
+    return found
+
+
+_TENSORS = ("input", "weight", "bias")
 
 
 def _convolution_of(step: Step) -> Convolution:
@@ -88,7 +96,7 @@ def _convolution_of(step: Step) -> Convolution:
     if step.function is padded_convolution:
         sides, stride, dilation, groups = step.args[3:]
         return Convolution(stride, zeros, dilation, False, zeros, groups, sides)
-    found = convolution_arguments(step.node)
+    found = convolution_arguments(replace(step.node, args=step.args, kwargs=step.kwargs))
     if found is not None:
         names = ("stride", "padding", "dilation", "transposed", "output_padding", "groups")
         return Convolution(**{name: found[name] for name in names}, sides=[0] * 2 * rank)
