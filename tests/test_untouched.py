@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import random
 import threading
 from collections.abc import Callable
@@ -554,3 +555,66 @@ def test_the_cache_lets_models_go() -> None:
     del module
     gc.collect()
     assert gone() is None
+
+
+# --- tensors that a model keeps outside of its modules
+
+
+GLOBAL: Tensor | None = None
+
+
+@functools.lru_cache
+def cached_places(size: int) -> Tensor:
+    return torch.arange(1.0, size + 1, dtype=torch.float64)
+
+
+class Keeper:
+    def __init__(self) -> None:
+        self.kept: dict[int, Tensor] = {}
+
+
+class Keeping(nn.Module):
+    """Makes a tensor once and keeps it somewhere."""
+
+    kept: Tensor | None = None
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.head, self.where, self.keeper = nn.Linear(5, 3), where, Keeper()
+
+    def places(self, x: Tensor) -> Tensor:
+        global GLOBAL
+        size = x.shape[1]
+        made = functools.partial(torch.arange, 1.0, size + 1, dtype=x.dtype)
+        if self.where == "a cache":
+            return cached_places(size)
+        if self.where == "an object":
+            if size not in self.keeper.kept:
+                self.keeper.kept[size] = made()
+            return self.keeper.kept[size]
+        if self.where == "the class":
+            if Keeping.kept is None:
+                Keeping.kept = made()
+            return Keeping.kept
+        if GLOBAL is None:
+            GLOBAL = made()
+        return GLOBAL
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.head(x * self.places(x))
+        return y * (1 if float(x.detach()[0, 0]) else 2) if self.where == "a global, recorded" else y
+
+
+@pytest.mark.parametrize("where", ["a cache", "an object", "the class", "a global", "a global, recorded"])
+def test_what_a_model_keeps_outside_of_its_modules_has_values(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Keeping, "kept", None)
+    monkeypatch.setitem(globals(), "GLOBAL", None)
+    cached_places.cache_clear()
+    with seeded(1):
+        module, x = randomise(Keeping(where)).eval(), torch.randn(2, 5)
+    for _ in range(2):
+        found = relprop.explain(module, x, 1, "epsilon")
+        output = module(x)
+        assert type(output) is Tensor and torch.allclose(found.output, output.detach())

@@ -4,15 +4,21 @@ put back."""
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import sys
 import threading
 import warnings
 from collections.abc import Iterator
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.utils import _pytree as pytree
+
+from relprop.engine.reach import content, places_of, read, write
 
 LOCK = threading.RLock()
 """Held while a model is captured: torch.export swaps a module's parameters for a moment, and tracing state is
@@ -107,6 +113,64 @@ def untouched(model: torch.nn.Module) -> Iterator[None]:
             if not _same(container, saved):
                 container.clear()
                 container.update(saved) if isinstance(container, dict) else container.extend(saved)
+
+
+@contextlib.contextmanager
+def unspoiled(model: torch.nn.Module) -> Iterator[None]:
+    """What a capture would leave outside of the modules, in a cache for instance, is taken back: tensors without values, and
+    numbers that stand for sizes. The model could not run with them."""
+    containers, names, cells, caches = places_of(model)
+    kept = [(container, container.copy()) for container in containers]
+    old_names = [(place, name, read(place, name)) for place, name in names]
+    old_cells = [(cell, content(cell)) for cell in cells]
+    try:
+        yield
+    finally:
+        for container, saved in kept:
+            if isinstance(container, dict):
+                for key, value in list(container.items()):
+                    if saved.get(key) is not value and _is_left(value):
+                        container.pop(key) if key not in saved else container.update({key: saved[key]})
+            elif any(_is_left(value) for value in container):
+                container.clear()
+                container.update(saved) if isinstance(container, set) else container.extend(saved)
+        for place, name, value in old_names:
+            if read(place, name) is not value and _is_left(read(place, name)):
+                write(place, name, value)
+        for cell, value in old_cells:
+            if content(cell) is not value and _is_left(content(cell)):
+                cell.cell_contents = value
+        for function in caches:
+            if _is_spoilt(function):
+                function.cache_clear()
+
+
+def _is_spoilt(function: Any) -> bool:
+    """Whether what a function keeps of its results holds what only a capture knows."""
+    waiting, seen = gc.get_referents(function), set()
+    for _ in range(4):
+        waiting = [value for value in waiting if id(value) not in seen and not isinstance(value, _APART)]
+        seen |= set(map(id, waiting))
+        if any(map(_is_left, waiting)):
+            return True
+        waiting = gc.get_referents(*waiting)
+    return False
+
+
+_APART = (type, ModuleType, FunctionType, torch.nn.Module)
+
+
+def _is_left(value: Any, depth: int = 3) -> bool:
+    """Whether a value is, or holds, what only a capture knows."""
+    if isinstance(value, (FakeTensor, FunctionalTensor, torch.SymInt, torch.SymFloat, torch.SymBool)):
+        return True
+    if depth == 0 or isinstance(value, (torch.Tensor, torch.nn.Module, type, ModuleType, str, int, float)):
+        return False
+    if isinstance(value, dict):
+        return any(_is_left(part, depth - 1) for part in (*value, *value.values()))
+    if isinstance(value, (list, tuple, set)):
+        return any(_is_left(part, depth - 1) for part in value)
+    return _is_left(getattr(value, "__dict__", None), depth - 1)
 
 
 def _same(container: Any, saved: Any) -> bool:

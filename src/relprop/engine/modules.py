@@ -23,7 +23,7 @@ from relprop.engine.batch import batch_axes, map_samples, samples, states_of
 from relprop.engine.exported import first_line, graph_of
 from relprop.engine.frontends import keras, torchscript
 from relprop.engine.graph import Graph
-from relprop.engine.isolate import LOCK, muted, quietly, run_isolated, untouched
+from relprop.engine.isolate import LOCK, muted, quietly, run_isolated, unspoiled, untouched
 from relprop.engine.ops import OPS
 from relprop.engine.shapes import Shapes
 from relprop.engine.standins import StandIns, keeps_recurrent
@@ -154,7 +154,15 @@ def _exported(
 ) -> ExportedProgram:
     """What torch.export makes of a module; with `recurrent`, recurrent layers are kept whole by stand-ins."""
     shaped = Shapes()  # type: ignore[no-untyped-call]
-    with LOCK, quietly(), untouched(model), muted(), shaped, StandIns() if recurrent else nullcontext():
+    with (
+        LOCK,
+        quietly(),
+        untouched(model),
+        unspoiled(model),
+        muted(),
+        shaped,
+        StandIns() if recurrent else nullcontext(),
+    ):
         try:
             return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
         except Exception as error:

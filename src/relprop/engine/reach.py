@@ -7,8 +7,8 @@ once for each function; at every call only the values at these places are looked
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -16,30 +16,49 @@ _SKIPPED = ("torch.", "numpy.", "builtins.", "math.", "functools.", "typing.", "
 """Libraries whose functions and classes are taken to stay as they are."""
 
 
+Holder = dict[str, Any] | type
+"""Where a name stands: the names of a module of Python, or the attributes of a class."""
+
+
+def read(holder: Holder, name: str) -> Any:
+    """The value of a name; None where there is none."""
+    return (vars(holder) if isinstance(holder, type) else holder).get(name)
+
+
+def write(holder: Holder, name: str, value: Any) -> None:
+    """Give a name its value."""
+    if isinstance(holder, type):
+        setattr(holder, name, value)
+    else:
+        holder[name] = value
+
+
 @dataclass(frozen=True, slots=True)
 class Reach:
     """Where the values stand that a function, and those of its own module that it calls, reads: `names` in mappings and
     `cells` of closures. `functions`: those that were found on the way, with their places; another one there is another reach."""
 
-    names: tuple[tuple[Mapping[str, Any], str], ...]
+    names: tuple[tuple[Holder, str], ...]
     cells: tuple[CellType, ...]
-    functions: tuple[tuple[Mapping[str, Any], str, Any], ...]
+    functions: tuple[tuple[Holder, str, Any], ...]
+    caches: tuple[Any, ...]  # functions that can be called and keep their results (functools.cache)
 
     def values(self) -> Iterator[Any]:
         """The values as they are now."""
         for place, name in self.names:
-            yield place.get(name)
-        yield from map(_content, self.cells)
+            yield read(place, name)
+        yield from map(content, self.cells)
 
     def holds(self) -> bool:
         """Whether the functions are those that were looked through."""
-        return all(place.get(name) is function for place, name, function in self.functions)
+        return all(read(place, name) is function for place, name, function in self.functions)
 
 
-def _content(cell: CellType) -> Any:
+def content(cell: CellType) -> Any:
+    """What a cell of a closure holds; None where it is not filled."""
     try:
         return cell.cell_contents
-    except ValueError:  # not filled
+    except ValueError:
         return None
 
 
@@ -69,13 +88,13 @@ def of_function(function: Any) -> Reach | None:
 
 
 def _reach(start: Any, owner: type | None) -> Reach:
-    names: dict[tuple[int, str], tuple[Mapping[str, Any], str]] = {}
+    names: dict[tuple[int, str], tuple[Holder, str]] = {}
     cells: dict[int, CellType] = {}
-    functions: list[tuple[Mapping[str, Any], str, Any]] = []
+    functions: list[tuple[Holder, str, Any]] = []
     seen: set[int] = set()
 
-    def note(place: Mapping[str, Any], name: str, waiting: list[FunctionType], home: str | None) -> Any:
-        value = place[name]
+    def note(place: Holder, name: str, waiting: list[FunctionType], home: str | None) -> Any:
+        value = read(place, name)
         names[id(place), name] = place, name
         function = _plain(value)
         if function is not None and not _is_skipped(function) and home in (None, function.__module__):
@@ -94,21 +113,44 @@ def _reach(start: Any, owner: type | None) -> Reach:
         seen.add(id(function.__code__))
         for cell in function.__closure__ or ():
             cells[id(cell)] = cell
-            within = _plain(_content(cell))
+            within = _plain(content(cell))
             if within is not None and not _is_skipped(within):
                 waiting.append(within)
-        read = _names(function.__code__)
-        for name in read:
+        used = _names(function.__code__)
+        for name in used:
             if owner is not None:
                 _note_class(owner, name, lambda place, name: note(place, name, waiting, None))
             if name not in function.__globals__ or name.startswith("__"):
                 continue
             value = note(function.__globals__, name, waiting, function.__module__)
             if isinstance(value, (type, ModuleType)) and not _is_skipped(value):
-                for inner in read:
+                for inner in used:
                     if inner in vars(value) and not inner.startswith("__"):
-                        note(vars(value), inner, waiting, function.__module__)
-    return Reach(tuple(names.values()), tuple(cells.values()), tuple(functions))
+                        holder = value if isinstance(value, type) else vars(value)
+                        note(holder, inner, waiting, function.__module__)
+    found = Reach(tuple(names.values()), tuple(cells.values()), tuple(functions), ())
+    return replace(found, caches=_caches([first, *found.values()]))
+
+
+def _caches(values: list[Any]) -> tuple[Any, ...]:
+    """Those of the functions, and of the ones that they call in whatever module, that keep their results."""
+    waiting = list(values)
+    seen: set[CodeType] = set()
+    found: dict[int, Any] = {}
+    while waiting and len(seen) < _LOOKED:
+        value = waiting.pop()
+        if hasattr(value, "cache_clear"):
+            found[id(value)] = value
+        function = _plain(value)
+        if function is None or _is_skipped(function) or function.__code__ in seen:
+            continue
+        seen.add(function.__code__)
+        waiting += [function.__globals__.get(name) for name in _names(function.__code__)]
+        waiting += map(content, function.__closure__ or ())
+    return tuple(found.values())
+
+
+_LOOKED = 500  # functions
 
 
 def _note_class(owner: type, name: str, note: Any) -> None:
@@ -118,7 +160,7 @@ def _note_class(owner: type, name: str, note: Any) -> None:
     for base in owner.__mro__:
         if name in vars(base):
             if not _is_skipped(base):
-                note(vars(base), name)
+                note(base, name)
             return
 
 
@@ -147,3 +189,58 @@ def _names(code: CodeType) -> tuple[str, ...]:
 def _is_skipped(value: Any) -> bool:
     module = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
     return not isinstance(module, str) or f"{module}.".startswith(_SKIPPED)
+
+
+def _reaches(model: Any) -> Iterator[Reach]:
+    """Of the classes of a model's modules, and of the functions that these hold."""
+    classes = {type(module) for module in model.modules()}
+    held = (value for module in model.modules() for value in vars(module).values() if callable(value))
+    found = (*map(of_class, classes), *(of_function(value) for value in held if not isinstance(value, type)))
+    return (reach for reach in found if reach is not None)
+
+
+def places_of(model: Any) -> tuple[list[Any], list[tuple[Holder, str]], list[CellType], list[Any]]:
+    """What a model's code can write to beside its modules: dictionaries, lists and sets; names; cells of closures; functions
+    that keep their results."""
+    found: dict[int, Any] = {}
+    names: list[tuple[Holder, str]] = []
+    cells: list[CellType] = []
+    caches: list[Any] = []
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if name not in ("_parameters", "_buffers", "_modules"):
+                _containers(value, found, _DEEP)
+    for reach in _reaches(model):
+        names += reach.names
+        cells += reach.cells
+        caches += reach.caches
+        for value in reach.values():
+            _containers(value, found, _DEEP)
+    return list(found.values()), names, cells, caches
+
+
+_DEEP = 4  # how far into containers and objects
+
+
+def _containers(value: Any, found: dict[int, Any], depth: int) -> None:
+    if (
+        depth == 0
+        or id(value) in found
+        or isinstance(value, (type, ModuleType, str, bytes, int, float))
+        or value is None
+    ):
+        return
+    if isinstance(value, (dict, list, set)):
+        found[id(value)] = value
+    inner: Any = (
+        value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    )
+    for part in list(inner)[:_MANY]:
+        _containers(part, found, depth - 1)
+    if not isinstance(value, (dict, list, set, tuple)) and isinstance(
+        own := getattr(value, "__dict__", None), dict
+    ):
+        _containers(own, found, depth)
+
+
+_MANY = 1000  # entries of a container that are looked into

@@ -27,7 +27,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from relprop.engine.graph import Graph, Meta, Node, Ref
-from relprop.engine.isolate import LOCK, cuda_devices, quietly, untouched
+from relprop.engine.isolate import LOCK, cuda_devices, quietly, unspoiled, untouched
 from relprop.errors import CaptureError
 
 aten = torch.ops.aten
@@ -43,7 +43,7 @@ def trace(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
     Raises `CaptureError` where the forward pass draws random numbers, switches autocast on, or fails.
     """
     tape = _Tape(model)
-    with LOCK, quietly(), untouched(model), torch.no_grad():
+    with LOCK, quietly(), untouched(model), unspoiled(model), torch.no_grad():
         flat, spec = pytree.tree_flatten((args, kwargs))
         flat = [tape.input(i, leaf) if isinstance(leaf, Tensor) else leaf for i, leaf in enumerate(flat)]
         try:
