@@ -107,6 +107,19 @@ def test_a_model_without_data(x: Tensor) -> None:
     refused(lambda: relprop.explain(module, x.to("meta")), "meta")
 
 
+def test_inputs_of_another_layout(net: nn.Module, x: Tensor) -> None:
+    refused(lambda: relprop.explain(net, x.to_sparse()), "inputs", "sparse_coo", "to_dense")
+
+
+def test_arrays_with_hidden_values(net: nn.Module, x: Tensor) -> None:
+    hidden = np.ma.masked_less(x.numpy(), 0)
+    refused(lambda: relprop.explain(net, hidden), "inputs", "masked array", "filled")
+
+
+def test_arrays_of_numbers_that_torch_does_not_have(net: nn.Module, x: Tensor) -> None:
+    refused(lambda: relprop.explain(net, x.numpy().astype(np.longdouble)), "inputs", "astype")
+
+
 # --- models
 
 
@@ -299,6 +312,10 @@ CALLABLES: dict[str, tuple[Callable[[Any], Any], str]] = {
         lambda y: y[:, 0] * torch.arange(1.0, 9.0, dtype=y.dtype)[: len(y)],
         "batch",
     ),
+    "weights of each sample": (lambda y: (y * torch.eye(2, 4, dtype=y.dtype)).sum(1), "its own"),
+    "a class of each place": (lambda y: y[torch.arange(len(y)), torch.tensor([1, 2])[: len(y)]], "its own"),
+    "classes of two samples": (lambda y: y.gather(1, torch.tensor([[1], [2]]))[:, 0], "its own"),
+    "a norm over samples": (lambda y: F.layer_norm(y.t(), [len(y)]).t()[:, 1], "their number or places"),
 }
 
 
@@ -339,6 +356,20 @@ def test_no_target_for_an_output_of_more_than_two_dimensions(x: Tensor) -> None:
     target_message(module, x, 1, "(2, 3, 4, 4)", "tuple")
     target_message(module, x, (1, 2), "(2, 3, 4, 4)", "3 whole numbers")
     target_message(module, x, (1, 2, 4), "(2, 3, 4, 4)", "out of range")
+
+
+def test_an_output_with_its_samples_in_another_dimension_as_long_as_they_are_many() -> None:
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.a(x).t()
+
+    module, x = Turned().double().eval(), torch.randn(3, 5, dtype=torch.float64)
+    for audit in (True, False):
+        refused(lambda audit=audit: relprop.explain(module, x, 1, audit=audit), "(3, 3)", "the batch first")
 
 
 def test_no_targets_at_all(net: nn.Module, x: Tensor) -> None:

@@ -838,6 +838,9 @@ def test_arrays_are_inputs_as_tensors_are() -> None:
     found = relprop.explain(model, x, 1).relevance
     assert torch.equal(found, relprop.explain(model, torch.tensor(x), 1).relevance)
     assert torch.equal(found, relprop.explain(model, {"input": x}, 1).relevance["input"])
+    for other in (x.astype(">f8"), x[::-1][::-1].copy()[::-1][::-1], np.asfortranarray(x)):
+        assert torch.equal(found, relprop.explain(model, other, 1).relevance)
+    assert torch.equal(found.flip(0), relprop.explain(model, x[::-1], 1).relevance)
 
 
 class ByCount(nn.Module):

@@ -613,3 +613,34 @@ def test_row_is_not_replaced_by_accident() -> None:
 def test_row_of_an_unknown_kind_is_refused() -> None:
     with pytest.raises(ValueError, match=f"none of {', '.join(KINDS)}"):
         relprop.register("relprop_tests.other.default", relprop.Operation("magic", swirled))
+
+
+class Bag(torch.nn.Module):
+    """A linear layer written as a sum of the rows of a table, weighted by the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.bag, self.head = torch.nn.EmbeddingBag(6, 4, mode="sum"), torch.nn.Linear(4, 3, bias=False)
+        self.double().eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = torch.arange(6).expand(x.shape[0], 6).contiguous()
+        return self.head(self.bag(rows, per_sample_weights=x))
+
+
+def test_weights_of_a_bag_of_rows_that_are_no_data_are_explained() -> None:
+    model, x = Bag(), torch.randn(3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    found = relprop.explain(model, x, 1, "epsilon").relevance
+    assert torch.allclose(found, x * (model.head.weight[1] @ model.bag.weight.t()).detach(), atol=1e-5)
+
+
+def test_table_of_embeddings_that_is_data_is_refused() -> None:
+    class Table(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack(
+                [F.embedding(torch.tensor([0, 2]), one.view(3, 2)).sum(0) for one in x.unbind()]
+            )
+
+    with pytest.raises(relprop.UnsupportedOperation, match="the table of embeddings depends"):
+        relprop.explain(Table().eval(), torch.ones(2, 6), 1, "epsilon")

@@ -314,11 +314,21 @@ def check_count(model: Any, captured: Captured, args: tuple[Any, ...], kwargs: d
 
 
 def check_batch(model: Any, captured: Captured, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Raise `CaptureError` where a sample gets another output in a batch than alone: then what explains it is not in it. Asked
-    once, of the first two samples that differ; a graph recorded for one sample holds for that sample whatever stands beside it."""
+    """Raise `CaptureError` where a sample gets another output in a batch than alone: then what explains it is not in it."""
+    if not leaves_alone(model, captured, args, kwargs):
+        raise CaptureError(
+            "the model gives a sample another output beside other samples than alone: it mixes the samples of a batch, goes by"
+            " their places in it, or takes an input for samples that is none\n  do: explain one sample at a time; make an"
+            " input that all samples share another size than the batch"
+        )
+
+
+def leaves_alone(model: Any, captured: Captured, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether samples get in a batch what they get alone. Asked once, of the first two that differ; a graph recorded for one
+    sample holds for that sample whatever stands beside it."""
     batch = batch_size((args, kwargs))
     if batch == 1 or captured.graph.concrete or captured.batches.apart:
-        return
+        return True
     with LOCK:
         states = states_of(model)
         axes = batch_axes((args, kwargs), states)
@@ -335,13 +345,10 @@ def check_batch(model: Any, captured: Captured, args: tuple[Any, ...], kwargs: d
             if all(map(_equal, pytree.tree_leaves(first), pytree.tree_leaves(taken(index)))):
                 continue
             if apart(lambda *given: _outputs(model, captured, *given), taken(0, index), axes) is False:
-                raise CaptureError(
-                    "the model gives a sample another output beside other samples than alone: it mixes the samples of a"
-                    " batch, goes by their places in it, or takes an input for samples that is none\n  do: explain one"
-                    " sample at a time; make an input that all samples share another size than the batch"
-                )
+                return False
             captured.batches.apart = True
-            return
+            break
+    return True
 
 
 def _outputs(model: Any, captured: Captured, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
@@ -392,7 +399,7 @@ def _close(found: Tensor, value: Tensor) -> bool:
     loose = 5e-2 if value.dtype in HALF else 1e-3 if value.dtype == torch.float32 else 1e-6
     if found.shape != value.shape:
         return False
-    found, value = found.flatten(), value.flatten()
+    found, value = found.detach().flatten(), value.detach().flatten()
     blocks = list(zip(torch.split(found, CACHED), torch.split(value, CACHED), strict=True))
     scale = max([0.01, *(float(own.abs().max()) for _, own in blocks if own.numel())])
     return all(

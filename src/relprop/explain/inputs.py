@@ -34,7 +34,19 @@ def arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def _tensor(value: Any) -> Any:
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf":
         return value
-    return torch.from_numpy(value if value.flags.writeable else value.copy())
+    if np.ma.is_masked(value):
+        raise InvalidInput(
+            "inputs: a masked array, whose hidden values count like any other\n  do: array.filled(0.0)"
+        )
+    native = value.dtype.isnative and all(step >= 0 for step in value.strides)
+    try:
+        return torch.from_numpy(
+            value
+            if value.flags.writeable and native
+            else value.astype(value.dtype.newbyteorder("="), order="C")
+        )
+    except TypeError as error:
+        raise InvalidInput(f"inputs: an array of {value.dtype}\n  do: array.astype('float32')") from error
 
 
 _REARRANGED = ("aten.view.", "aten.reshape.", "aten.to.", "aten._to_copy.", "aten.clone.", "aten.contiguous.")
@@ -104,6 +116,12 @@ def check_inputs(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> N
     if not tensors:
         given = type(leaves[0]).__name__ if leaves else "nothing"
         raise InvalidInput(f"inputs: {given} holds no tensor\n  do: give a torch.Tensor with the batch first")
+    for tensor in tensors:
+        if tensor.layout is not torch.strided or tensor.is_nested:
+            form = "nested" if tensor.is_nested else str(tensor.layout)
+            raise InvalidInput(
+                f"inputs: a tensor of the layout {form}\n  do: give an ordinary one: inputs.to_dense(), or to_padded_tensor(0.0)"
+            )
     batch = batch_size((args, kwargs))
     weight = next((w for w in _weights(model) if w.is_floating_point()), None)
     for tensor in tensors:

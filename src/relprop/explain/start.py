@@ -13,12 +13,12 @@ from torch.utils import _pytree as pytree
 
 from relprop.engine import audit as accounts
 from relprop.engine.batch import batch_size
-from relprop.engine.graph import Ref, map_output, value_of
+from relprop.engine.graph import Ref, map_output, meta_of, value_of
 from relprop.engine.ops import KINDS
 from relprop.engine.plan import Composite
 from relprop.engine.propagate import HALF, Program, Segments, record, walk
-from relprop.errors import InvalidInput
-from relprop.explain.captured import Captured, leaves_of, weights_by_node
+from relprop.errors import CaptureError, InvalidInput
+from relprop.explain.captured import Captured, leaves_alone, leaves_of, weights_by_node
 from relprop.explain.explainer import Explainer
 from relprop.explain.images import with_channels_last
 from relprop.explain.inputs import check_finite
@@ -81,7 +81,9 @@ def start(
             f"target: the output is of type {output.dtype}, not a real number\n"
             "  do: explain the scores before the model rounds or compares them"
         )
-    if output.dim() == 0 or output.shape[0] != passed.batch:
+    meta = meta_of({node.name: node for node in captured.graph.nodes}, ref)
+    elsewhere = captured.graph.batched and meta is not None and 0 not in meta.batch
+    if output.dim() == 0 or output.shape[0] != passed.batch or (elsewhere and passed.batch > 1):
         raise InvalidInput(
             f"target: the output has shape {tuple(output.shape)} for {passed.batch} samples\n  do: give a model whose output has the batch first"
         )
@@ -95,6 +97,26 @@ def start(
     seed = weights * output
     seed = seed.float() if seed.dtype in HALF else seed
     return {ref: seed}, sum_of_sample(seed), resolved, []
+
+
+def _scorer_program(scorer: Explainer, args: tuple[Any, ...]) -> tuple[Captured, Program]:
+    """The callable of a target, captured and found to give each sample what it gives it alone."""
+    own = "where each sample has a target of its own, give classes or weights: target=[0, 2, 1]"
+    try:
+        scored, program = scorer.program(args, {})
+    except (CaptureError, InvalidInput) as error:
+        what = "fails on fewer samples" if isinstance(error, InvalidInput) else "cannot be captured"
+        raise InvalidInput(
+            f"target: the callable {what}: {str(error).splitlines()[0]}\n"
+            f"  do: write it for any number of samples; {own}"
+        ) from error
+    alone = scored.graph.batched or args[0].shape[0] == 1
+    if not alone or not leaves_alone(scorer.model, scored, args, {}):
+        raise InvalidInput(
+            "target: the callable means something else for a batch than for one sample (it goes by their number or places)\n"
+            f"  do: write it for any number of samples; {own}"
+        )
+    return scored, program
 
 
 def _start_callable(
@@ -113,7 +135,9 @@ def _start_callable(
     ]
     scorer = Explainer(module, Composite(kinds, explainer.composite.fold))
     args = (torch.empty(passed.batch), *leaves)
-    scored, program = scorer.program(args, {}) if captured.graph.batched else scorer.program_of_call(args)
+    scored, program = (
+        _scorer_program(scorer, args) if captured.graph.batched else scorer.program_of_call(args)
+    )
     result = forward(scorer, scored, program, args, {})
     score = result.output
     ref = main_output(scored.graph.output)

@@ -291,7 +291,8 @@ def _give_rows(step: Step, relevance: Tensor) -> None:
 
 
 def embedding_bag(step: Step, relevance: Any) -> Shares:
-    """Bags of embeddings, summed or averaged: each token's summand has its share of the sum, with ε."""
+    """Bags of embeddings, summed or averaged: each token's summand has its share of the sum, with ε. Where the tokens are no
+    data, their weights in the sum are what is explained."""
     weight, tokens, offsets = step.args[:3]
     r = relevance[0]
     places = torch.arange(tokens.numel(), device=tokens.device)
@@ -308,7 +309,8 @@ def embedding_bag(step: Step, relevance: Any) -> Shares:
     s, absorbed = stabilised(step, step.output[0], epsilon, r, 0)
     shares = weight[tokens] * s[bag] * factor[:, None]
     _give_rows(step, shares)
-    return Shares({1: shares.sum(-1)}, absorbed)
+    named: int | str = 6 if len(step.args) > 6 else "per_sample_weights"
+    return Shares({1 if step.data(1) else named: shares.sum(-1)}, absorbed)
 
 
 def _largest(node: Node) -> str | None:
@@ -399,6 +401,10 @@ rows("scatter_add", Operation("addition", summation, "inputs", Addition(), _SUMS
 rows("scatter_reduce.two", Operation("addition", summation, "inputs", Addition(), _SUMS, _all_known, _no_sum))
 rows("col2im", Operation("addition", summation, "inputs", Addition(), _SUMS, first_known(0)))
 
-rows("embedding", Operation("embedding", embedding, "inputs", Pass(), (Pass,)))
+_TABLE = {0: "the table of embeddings depends on the explained input"}
+rows("embedding", Operation("embedding", embedding, "inputs", Pass(), (Pass,), fixed=_TABLE))
 for _bag in ("embedding_bag", "embedding_bag.padding_idx", "_embedding_bag"):
-    rows(_bag, Operation("embedding", embedding_bag, "both", Epsilon(), (Epsilon,), refuses=_largest))
+    rows(
+        _bag,
+        Operation("embedding", embedding_bag, "both", Epsilon(), (Epsilon,), refuses=_largest, fixed=_TABLE),
+    )
