@@ -93,6 +93,7 @@ def test_complex_numbers_are_explained_as_their_real_and_imaginary_parts(name: s
         (lambda x, w: torch.exp(1j * x).abs(), "aten.exp.default"),
         (lambda x, w: torch.sgn(torch.fft.rfft(x)).real, "aten.sgn.default"),
         (lambda x, w: (x + 0j).sqrt().abs(), "aten.sqrt.default"),
+        (lambda x, w: torch.einsum("bi,bi,bi->bi", *[torch.fft.rfft(x)] * 3).real, "aten.einsum.default"),
         (lambda x, w: (torch.fft.fft(x)[:, None] + x[:, :, None]).abs().flatten(1)[:, :BINS], "aten.add.Tensor"),
     ],
 )  # fmt: skip

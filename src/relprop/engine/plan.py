@@ -269,7 +269,8 @@ def refuse(graph: Graph, facts: Facts) -> None:
             reason = _OF_COMPLEX
         if reason is not None:
             shape = node.meta if not isinstance(node.meta, tuple) else node.meta[0] if node.meta else None
-            found = before if own and is_linear(node) else problems
+            one = sum(ref in facts.data for ref in parents(node)) < 2
+            found = before if own and one and is_linear(node) else problems
             found.append(f"{node.operation}: {reason}\n  at {node.where()}, output {shape}")
     problems = problems or before  # what is linear in complex numbers stands only before what is not
     if problems:

@@ -161,10 +161,10 @@ def _written(node: Node, nodes: dict[str, Node], pairs: dict[Ref, Ref]) -> list[
         assert node.function is not None
         both = add(node.function, _paired(meta), *given, dim - (dim < 0), *node.args[place + 1 :])
     else:
-        first, second = node.args[1] if name == "einsum" else node.args[:2]
-        if node.kwargs or not _fill(meta, [kind(ref) for ref in refs((first, second))]):
+        joined = node.args[1] if name == "einsum" else node.args[:2]
+        if node.kwargs or len(joined) != 2 or not _fill(meta, [kind(ref) for ref in refs(joined)]):
             return [node]
-        found = _JOINS[name](node, call, parts(first), parts(second))
+        found = _JOINS[name](node, call, parts(joined[0]), parts(joined[1]))
         both = add(aten.stack.default, _paired(meta), list(found), -1)
     add(aten.view_as_complex.default, meta, both, name=node.name)
     return result
