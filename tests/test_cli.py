@@ -691,6 +691,23 @@ def test_a_closed_pipe_is_no_error(here: Path) -> None:
     assert done.stderr == "" and len(done.stdout) == 20
 
 
+def test_a_closed_output_is_no_error(here: Path) -> None:
+    command = f"{sys.executable} -m relprop plan {' '.join(OWN)} >&-"
+    path = {**os.environ, "PYTHONPATH": SOURCE, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, shell=True, cwd=here, env=path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_dry_run_tells_the_blocks_that_are_asked_for(here: Path, run: Run) -> None:
+    (here / "photos").mkdir()
+    for i in range(6):
+        photo(here / "photos" / f"{i}.png", i)
+    code, out, _ = run("run", "--data", "photos", *OWN, "--dry-run", "--block", "3", "--batch", "2")
+    assert code == 0 and "in blocks of 4 samples" in out  # whole batches
+
+
 def test_ctrl_c_ends_a_process_without_a_traceback(here: Path) -> None:
     (here / "photos").mkdir()
     for i in range(40):

@@ -24,13 +24,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: the command line needs {package}: pip install 'relprop[cli]'", file=sys.stderr)
         return 2
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if hasattr(stream, "reconfigure"):  # None where it is closed
             stream.reconfigure(errors="replace")  # a terminal without × or Σ shows ? instead
     try:
         code = app(
             args=None if arguments is None else list(arguments), prog_name="relprop", standalone_mode=False
         )
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:  # the reader of a pipe (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -179,7 +179,7 @@ def run(
             _refuse(place, dry_run)
             with printing.working("explaining the first samples"):
                 trial = tried(task)
-            estimate = estimated(task, trial, place, _workers(ray, workers, task))
+            estimate = estimated(task, trial, place, _workers(ray, workers, task), block)
             _announce(task, trial, estimate, json, dry_run)
         if dry_run:
             return

@@ -267,17 +267,19 @@ def versions() -> dict[str, str]:
     return {"relprop": relprop.__version__, "torch": torch.__version__}
 
 
-def block_size(task: Task, trial: Trial) -> int:
-    """Samples in a block: some seconds of work, whole batches, not too many bytes."""
+def block_size(task: Task, trial: Trial, asked: int | None = None) -> int:
+    """Samples in a block, whole batches: as many as are asked for, else some seconds of work, not too many bytes."""
+    if asked is not None:
+        return -(-asked // task.batch) * task.batch
     row = task.asked.count * max(spec.size for spec in {**SPECS, **trial.specs}.values())
     most = min(BLOCK, max(1, SHARD // row), max(1, -(-len(task) // 8)))
     wanted = min(most, max(1, int(SECONDS / max(trial.compute, 1e-6))))
     return max(1, -(-wanted // task.batch)) * task.batch
 
 
-def estimated(task: Task, trial: Trial, store: Path, workers: int = 1) -> Estimate:
-    """What the run will take, from the trial."""
-    block = block_size(task, trial)
+def estimated(task: Task, trial: Trial, store: Path, workers: int = 1, block: int | None = None) -> Estimate:
+    """What the run will take, from the trial; `block` as for `run`."""
+    block = block_size(task, trial, block)
     each = max(trial.compute, trial.load / LOADERS) / workers
     place = next(folder for folder in (store.absolute(), *store.absolute().parents) if folder.exists())
     return Estimate(

@@ -90,7 +90,7 @@ def begin(
     if not again:
         refuse_in_use(place)
         made = tried(task) if trial is None else trial
-        size = block_size(task, made) if block is None else -(-block // task.batch) * task.batch
+        size = block_size(task, made, block)
         count = task.asked.count
         stores.create(place, len(task) * count, made.specs, attributes(task, made), block=size * count)
     with _locked(place):
