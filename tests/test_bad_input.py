@@ -486,3 +486,18 @@ def test_a_model_that_takes_tokens_before_samples_is_told_how_to_be_wrapped() ->
 
     with pytest.raises(relprop.CaptureError, match=r"x\.transpose\(0, 1\)"):
         relprop.explain(TokensFirst().eval(), torch.randint(9, (7, 2)), 1)
+
+
+@pytest.mark.parametrize("method", ["gradient", "gradient_x_input", "sensitivity", "smoothgrad"])
+def test_a_derivative_that_does_not_exist_is_no_relevance(method: str) -> None:
+    class Root(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.a((0 * x).abs().sqrt())
+
+    module, x = Root().double().eval(), torch.ones(2, 6, dtype=torch.float64)
+    refused(lambda: relprop.explain(module, x, 1, method=method), "method", repr(method), "no derivative")
+    assert torch.isfinite(relprop.explain(module, x, 1).relevance).all()

@@ -30,7 +30,14 @@ from relprop.errors import CaptureError, ConservationError, InvalidInput, Unsupp
 from relprop.explain.batches import fitting, join, rank_of, sizes_of, slice_batch, slice_target
 from relprop.explain.captured import Captured, captured_graph, check_batch, check_count, run_eagerly
 from relprop.explain.conditions import Condition
-from relprop.explain.inputs import Inputs, arguments, check_inputs, check_model, refuse_infinite_weights
+from relprop.explain.inputs import (
+    Inputs,
+    arguments,
+    check_inputs,
+    check_model,
+    check_relevance,
+    refuse_infinite_weights,
+)
 from relprop.explain.steps import SamplesFirst, exchanged, samples_first, with_steps_first
 from relprop.explanation import Explanation
 from relprop.targets import Target
@@ -251,6 +258,8 @@ class Explainer:
                     run_eagerly(self.model, *part[2:4])
                 raise
         joined = [join([part[i] for part in parts], (args, kwargs)) for i in range(len(targets))]
+        for whole in joined:
+            check_relevance(whole.relevance, self.method)
         return [_of_text(whole, text, inputs) for whole in joined]
 
     def _of_steps_first(

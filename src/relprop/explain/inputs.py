@@ -168,6 +168,17 @@ def check_finite(model: Any, output: Tensor) -> None:
         )
 
 
+def check_relevance(relevance: Any, method: str) -> None:
+    """Raise `InvalidInput` for relevance that is not finite: a derivative that does not exist, or too large numbers."""
+    for leaf in pytree.tree_leaves(relevance):
+        if isinstance(leaf, Tensor) and leaf.is_floating_point() and not bool(all_finite(leaf)):
+            raise InvalidInput(
+                f"method: {method!r} gives NaN or infinite relevance for these inputs: the model has no derivative there (a root"
+                " at 0, a logarithm or a quotient that a choice hides), or its numbers grow too large\n"
+                "  do: use method='lrp' with its audit, move the inputs away from there, or use float64"
+            )
+
+
 def refuse_infinite_weights(model: Any) -> None:
     """Raise `InvalidInput` that names a weight with NaN or infinity."""
     if isinstance(model, torch.nn.Module):
