@@ -99,6 +99,12 @@ def test_a_copy_still_looks_into_the_model(explained: relprop.Explanation, how: 
     assert (copied.relevance is explained.relevance) == (how is copy.copy)
 
 
+def test_the_account_below_a_picture_keeps_its_lines(explained: relprop.Explanation) -> None:
+    caption = explained._repr_html_().partition("<figcaption")[2]
+    assert "white-space:pre-wrap" in caption and "monospace" in caption
+    assert str(explained.audit) in caption
+
+
 def test_saving_tells_where_the_picture_is(explained: relprop.Explanation, tmp_path: Path) -> None:
     assert explained.save(tmp_path / "map") == tmp_path / "map.png"
     assert (tmp_path / "map.png").is_file()

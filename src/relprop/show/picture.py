@@ -45,13 +45,14 @@ def png_bytes(picture: Image.Image) -> bytes:
 def html(picture: Image.Image, caption: str = "") -> str:
     """A self-contained `<figure>`: the picture as a data URI and, if given, a caption.
 
-    `caption` is plain text and is escaped; it is the image's alternative text too. Nothing is loaded from
+    `caption` is plain text, whose lines and columns are kept, and is escaped; it is the image's alternative text too. Nothing is loaded from
     elsewhere, so that the result works in notebooks (`_repr_html_`) and in reports.
     """
     data = base64.b64encode(png_bytes(picture)).decode("ascii")
     text = escape(caption, quote=True)
     below = (
-        f'<figcaption style="font:13px sans-serif;color:#555;margin-top:4px">{text}</figcaption>'
+        '<figcaption style="font:12px/1.5 ui-monospace,Menlo,Consolas,monospace;color:#555;margin-top:4px;'
+        f'white-space:pre-wrap">{text}</figcaption>'
         if caption
         else ""
     )
