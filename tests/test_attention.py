@@ -315,3 +315,22 @@ def test_attention_weights_behind_an_inactive_dropout_are_a_gate_all_the_same() 
     x = torch.randn(2, 5, 4, dtype=torch.float64)
     audit = relprop.explain(Written().double().eval(), x, 1, "cp_lrp").audit
     assert "constant" not in audit.absorbed  # nothing goes to the softmax, which CP-LRP holds constant
+
+
+def test_padding_mask_that_is_added_within_the_product_takes_no_share() -> None:
+    """nn.MultiheadAttention adds its mask by baddbmm where it returns its weights, and by fused attention where not."""
+
+    class Masked(torch.nn.Module):
+        def __init__(self, weights: bool) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.attention, self.weights = torch.nn.MultiheadAttention(6, 2, batch_first=True), weights
+            self.double().eval()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            hidden = torch.tensor([[False, False, False, True]]).expand(x.shape[0], 4)
+            return self.attention(x, x, x, key_padding_mask=hidden, need_weights=self.weights)[0].mean(1)
+
+    x = torch.randn(2, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    found, fused = (relprop.explain(Masked(way), x, 1).relevance for way in (True, False))
+    assert torch.allclose(found, fused, rtol=0, atol=1e-10)

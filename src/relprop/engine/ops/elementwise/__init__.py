@@ -2,7 +2,7 @@
 
 from relprop.engine.ops.elementwise import activations, choices, products, signs, sums
 from relprop.engine.ops.elementwise.products import gate_source
-from relprop.engine.ops.elementwise.sums import addition_rule, is_complement, stabilised, sum_to
+from relprop.engine.ops.elementwise.sums import addition_rule, is_complement, stabilised, sum_to, without_mask
 
 __all__ = [
     "activations",
@@ -15,4 +15,5 @@ __all__ = [
     "stabilised",
     "sum_to",
     "sums",
+    "without_mask",
 ]

@@ -99,7 +99,7 @@ def share_sum(
         for (value, position), own in zip(terms, data, strict=True)
     )
     values = [
-        value if own and not masked else _without_mask(value)
+        value if own and not masked else without_mask(value)
         for (value, _), own in zip(terms, data, strict=True)
     ]
     if all(value is given for value, (given, _) in zip(values, terms, strict=True)):
@@ -175,7 +175,7 @@ def stabilised(
     return torch.where(empty, 0.0, relevance / d), {"undistributed": lost}
 
 
-def _without_mask(value: Any) -> Any:
+def without_mask(value: Any) -> Any:
     """A constant summand without its infinite entries: they hide the others' values and are no part of a
     sum."""
     if not isinstance(value, Tensor) or holds(value, lambda: all_finite(value), cheap=True):

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from relprop.engine.graph import Node
-from relprop.engine.ops.elementwise import addition_rule, stabilised, sum_to
+from relprop.engine.ops.elementwise import addition_rule, stabilised, sum_to, without_mask
 from relprop.engine.ops.linear.maps import (
     BILINEAR_RULES,
     Linear,
@@ -214,7 +214,8 @@ def product_with_bias(step: Step, relevance: Tensor) -> Shares:
     def operator(a: Tensor, b: Tensor) -> Tensor:
         return torch.matmul(a, b) if alpha == 1 else torch.matmul(a, b) * alpha
 
-    bias = step.args[0] if beta == 1 else step.args[0] * beta
+    bias = step.args[0] if step.data(0) else without_mask(step.args[0])
+    bias = bias if beta == 1 else bias * beta
     return two_factors(step, 1, 2, operator, relevance, (0, bias), _by_matrix(step, 2, alpha))
 
 
