@@ -22,7 +22,7 @@ from relprop.engine.functional import functionalise
 from relprop.engine.graph import Graph, Ref, map_output, replace_refs
 from relprop.engine.modules import from_call
 from relprop.errors import CaptureError, InvalidInput
-from relprop.explain import leaves_of
+from relprop.explain import captured, leaves_of
 
 TOLERANCE = 1e-10
 
@@ -1047,6 +1047,16 @@ def test_what_code_reads_beside_its_modules_is_noticed_too(
     finally:
         while HOOKS:
             HOOKS.pop().remove()
+
+
+def test_of_a_model_that_counts_its_calls_few_graphs_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "FACTOR", FACTOR)
+    model = Beside(lambda m: FACTOR)
+    explainer = relprop.Explainer(model, "epsilon")
+    for _ in range(captured._STRUCTURES + 3):
+        globals()["FACTOR"] += 1
+        explainer(randn(2, 4), 1)
+    assert len(captured._CACHE[model]) == len(captured._FAMILIES[model]) == captured._STRUCTURES
 
 
 # chance

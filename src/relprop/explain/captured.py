@@ -75,6 +75,7 @@ class Family:
 _CACHE: weakref.WeakKeyDictionary[Any, dict[Any, Captured]] = weakref.WeakKeyDictionary()
 _FAMILIES: weakref.WeakKeyDictionary[Any, dict[Any, list[Family]]] = weakref.WeakKeyDictionary()
 _LENGTHS = 64  # graphs of one family that are kept
+_STRUCTURES = 8  # of one model, whose graphs are kept
 
 
 def clear_cache() -> None:
@@ -102,7 +103,8 @@ def captured_graph(
         key = (structure_of(model), str(spec), inputs, fold)
         captured = known.get(key)
         general = (*key[:2], tuple(length_free(leaf, batch) for leaf in leaves))
-        families = _FAMILIES.setdefault(model, {}).setdefault(general, [])
+        kinds = _FAMILIES.setdefault(model, {})
+        families = kinds.setdefault(general, [])
         if captured is not None and check and not (captured.checked or captured.graph.concrete):
             captured.checked = _verified(model, captured, args, kwargs)
             if not captured.checked:
@@ -115,6 +117,7 @@ def captured_graph(
             )
             known[key] = captured
             _forget(known, families)
+            _forget_structures(known, kinds)
         else:
             check_ids(captured.graph, leaves)
         return captured
@@ -211,6 +214,14 @@ def _forget(known: dict[Any, Captured], families: list[Family]) -> None:
     for family in families:
         while len(family.members) > _LENGTHS:
             known.pop(family.members.pop(0), None)
+
+
+def _forget_structures(*caches: dict[Any, Any]) -> None:
+    """Keep the graphs of the structures seen last: the code of a model that counts its calls reads something else every time."""
+    for cache in caches:
+        structures = list(dict.fromkeys(key[0] for key in cache))
+        for key in [key for key in cache if key[0] in structures[:-_STRUCTURES]]:
+            del cache[key]
 
 
 def _capture(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], again: bool, free: bool) -> Graph:
