@@ -637,7 +637,7 @@ def test_what_cannot_be_captured_is_refused_with_what_to_do() -> None:
         relprop.explain(nn.Sequential(nn.Linear(6, 3, device="meta")).eval(), x, 1)
     with pytest.raises(relprop.InvalidInput, match="initialised"):
         relprop.explain(nn.Sequential(nn.LazyLinear(3)).eval(), x, 1)
-    with pytest.raises(relprop.InvalidInput, match="is not something"):
+    with pytest.raises(relprop.InvalidInput, match="a dict of 1 entries is no model"):
         relprop.explain({"a": 1}, x, 1)
 
 
@@ -1047,6 +1047,23 @@ def test_what_code_reads_beside_its_modules_is_noticed_too(
     finally:
         while HOOKS:
             HOOKS.pop().remove()
+
+
+class Lazy:
+    """What is loaded when it is first looked at."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise ImportError(name)
+
+
+LAZY = Lazy()
+
+
+def test_nothing_is_asked_of_objects_beside_the_model() -> None:
+    lazy, x = LAZY, randn(2, 4)
+    model = Beside(lambda m: 2.0 if LAZY is lazy else 3.0, LAZY)
+    explainer = relprop.Explainer(model, "epsilon")
+    assert close(explainer(x, 1).output, explainer(x, 1).output)
 
 
 def test_of_a_model_that_counts_its_calls_few_graphs_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:

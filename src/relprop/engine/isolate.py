@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.utils import _pytree as pytree
 
-from relprop.engine.reach import content, places_of, read, write
+from relprop.engine.reach import content, contents_of, places_of, read, write
 
 LOCK = threading.RLock()
 """Held while a model is captured: torch.export swaps a module's parameters for a moment, and tracing state is
@@ -170,7 +170,7 @@ def _is_left(value: Any, depth: int = 3) -> bool:
         return any(_is_left(part, depth - 1) for part in (*value, *value.values()))
     if isinstance(value, (list, tuple, set)):
         return any(_is_left(part, depth - 1) for part in value)
-    return _is_left(getattr(value, "__dict__", None), depth - 1)
+    return _is_left(contents_of(value), depth - 1)
 
 
 def _same(container: Any, saved: Any) -> bool:

@@ -6,6 +6,7 @@ once for each function; at every call only the values at these places are looked
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -72,7 +73,7 @@ def of_class(cls: type) -> Reach | None:
         return None
     known = _OF_CLASSES.get(cls)
     if known is None or not known.holds():
-        known = _OF_CLASSES[cls] = _reach(cls.forward, cls)  # type: ignore[attr-defined]
+        known = _OF_CLASSES[cls] = _reach(held_by(cls, "forward"), cls)
     return known
 
 
@@ -139,7 +140,7 @@ def _caches(values: list[Any]) -> tuple[Any, ...]:
     found: dict[int, Any] = {}
     while waiting and len(seen) < _LOOKED:
         value = waiting.pop()
-        if hasattr(value, "cache_clear"):
+        if isinstance(value, _CACHE):
             found[id(value)] = value
         function = _plain(value)
         if function is None or _is_skipped(function) or function.__code__ in seen:
@@ -165,19 +166,40 @@ def _note_class(owner: type, name: str, note: Any) -> None:
 
 
 def _plain(value: Any) -> FunctionType | None:
-    """The Python function in a method, a property, a partial call, a cache or a decorator."""
+    """The Python function in a method, a property, a partial call, a cache or a decorator. Of other objects nothing is asked:
+    an attribute of theirs may be code that runs, such as that of a module that is imported when it is first looked at."""
     for _ in range(8):
         if isinstance(value, FunctionType):
-            return value if not hasattr(value, "__wrapped__") else _plain(value.__wrapped__) or value
+            wrapped = value.__dict__.get("__wrapped__")
+            return value if wrapped is None else _plain(wrapped) or value
         if isinstance(value, (MethodType, staticmethod, classmethod)):
             value = value.__func__
         elif isinstance(value, property):
             value = value.fget
+        elif isinstance(value, (functools.partial, functools.cached_property)):
+            value = value.func
+        elif isinstance(value, _CACHE):
+            value = value.__wrapped__
         else:
-            value = getattr(value, "__wrapped__", None) or getattr(value, "func", None)
-        if value is None:
             return None
     return None
+
+
+_CACHE = type(functools.cache(len))
+
+
+def contents_of(value: Any) -> dict[str, Any] | None:
+    """An object's own attributes, without running any code of its class."""
+    try:
+        found = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def held_by(cls: type, name: str) -> Any:
+    """An attribute of a class as it, or the class that it inherits it from, holds it."""
+    return next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), None)
 
 
 def _names(code: CodeType) -> tuple[str, ...]:
@@ -237,9 +259,7 @@ def _containers(value: Any, found: dict[int, Any], depth: int) -> None:
     )
     for part in list(inner)[:_MANY]:
         _containers(part, found, depth - 1)
-    if not isinstance(value, (dict, list, set, tuple)) and isinstance(
-        own := getattr(value, "__dict__", None), dict
-    ):
+    if not isinstance(value, (dict, list, set, tuple)) and (own := contents_of(value)) is not None:
         _containers(own, found, depth)
 
 

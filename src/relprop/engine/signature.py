@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.modules.module import _global_forward_hooks as _GLOBAL_HOOKS
 from torch.nn.modules.module import _global_forward_pre_hooks as _GLOBAL_PRE_HOOKS
 
-from relprop.engine.reach import Reach, of_class, of_function
+from relprop.engine.reach import Reach, contents_of, held_by, of_class, of_function
 
 _TABLES = ("_parameters", "_buffers")
 _OWN = (*_TABLES, "_modules")
@@ -72,7 +72,7 @@ def structure_of(model: Any) -> Any:
                 parts.append(name)
                 _add_setting(parts, value, _DEPTH, seen)
     for cls in classes:
-        parts.append(id(getattr(cls, "forward", None)))
+        parts.append(id(held_by(cls, "forward")))
         _add_reach(parts, of_class(cls), seen)
     return hash(tuple(parts))
 
@@ -120,7 +120,7 @@ def _add_object(parts: list[Any], value: Any, depth: int, seen: set[int], follow
         value, torch.nn.Module
     ):  # one that is no submodule: its weights are constants of the graph
         for module in value.modules():
-            parts += (id(module), id(type(module).forward))
+            parts += (id(module), id(held_by(type(module), "forward")))
             seen.add(id(module))
             for table in (module._parameters, module._buffers):
                 parts += [
@@ -143,7 +143,7 @@ def _add_object(parts: list[Any], value: Any, depth: int, seen: set[int], follow
             _add_reach(parts, of_function(value), seen)
     else:
         parts += (type(value), id(value), *_slots(value))
-        _add_setting(parts, getattr(value, "__dict__", None), depth, seen, follow)
+        _add_setting(parts, contents_of(value), depth, seen, follow)
 
 
 def _add_settings(parts: list[Any], values: Iterable[Any], depth: int, seen: set[int], follow: bool) -> None:
