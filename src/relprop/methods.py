@@ -18,9 +18,7 @@ from relprop.differentiable import Differentiable, differentiable, inputs_behind
 from relprop.engine import audit as accounts
 from relprop.engine.graph import Ref
 from relprop.engine.propagate import (
-    BACKENDS,
     HALF,
-    CompiledWalks,
     Mask,
     Walk,
     segments,
@@ -86,6 +84,8 @@ def _compiled(
     explainer: Explainer, part: Part, passed: Forward, seeds: list[dict[Ref, Tensor]], backend: str
 ) -> list[Walk]:
     """The walks of several targets, one after the other, by one compiled function."""
+    from relprop.engine.propagate.compiled import CompiledWalks  # not loaded with the package
+
     captured, program, args, kwargs, _ = part
     with captured.lock:
         walks_of = captured.compiled.setdefault(id(program), CompiledWalks())
@@ -130,6 +130,8 @@ def _backend(explainer: Explainer, captured: Captured) -> str | None:
     given = explainer.options.get("compile")
     if not given:
         return None
+    from relprop.engine.propagate.compiled import BACKENDS  # not loaded with the package
+
     if given is not True and given not in BACKENDS:
         raise InvalidInput(f"compile: {given!r}\n  do: give True or False")
     others = {

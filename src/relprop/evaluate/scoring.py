@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from relprop.engine import capture as capturing
 from relprop.engine.batch import batch_size, has_batch
 from relprop.engine.modules import is_compiled, unwrapped
-from relprop.engine.propagate import compiler_fails
+from relprop.engine.propagate.compiled import compiler_fails
 from relprop.errors import InvalidInput
 from relprop.explain import Inputs, arguments, check_inputs
 from relprop.explain.inputs import check_finite, check_model

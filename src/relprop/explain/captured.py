@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,13 +24,16 @@ from relprop.engine.isolate import LOCK, quietly, run_isolated
 from relprop.engine.modules import apart, without_cache
 from relprop.engine.ops import OPS
 from relprop.engine.plan import Composite, Plan, refuse
-from relprop.engine.propagate import HALF, CompiledWalks, Program, Weights, prepare, record
+from relprop.engine.propagate import HALF, Program, Weights, prepare, record
 from relprop.engine.signature import length_free, signature_of, structure_of
 from relprop.engine.sizes import fits, is_free, with_sizes
 from relprop.engine.step import CACHED
 from relprop.errors import CaptureError, InvalidInput, UnsupportedOperation
 from relprop.explain.images import images_of, with_channels_last
 from relprop.explain.inputs import check_ids
+
+if TYPE_CHECKING:  # loaded when a walk is compiled
+    from relprop.engine.propagate.compiled import CompiledWalks
 
 
 @dataclass(slots=True)

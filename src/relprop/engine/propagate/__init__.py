@@ -1,7 +1,6 @@
 """The forward pass that records the values the walk will read, and the walk from the output's relevance to the inputs'."""
 
 from relprop.engine.propagate.book import Mask, Walk
-from relprop.engine.propagate.compiled import BACKENDS, CompiledWalks, compiler_fails
 from relprop.engine.propagate.program import Program, prepare
 from relprop.engine.propagate.record import record
 from relprop.engine.propagate.segments import Segments, segments, walk_by_segments
@@ -9,15 +8,12 @@ from relprop.engine.propagate.walk import HALF, pairs_of, step_of, walk
 from relprop.engine.propagate.weights import Weights
 
 __all__ = [
-    "BACKENDS",
     "HALF",
-    "CompiledWalks",
     "Mask",
     "Program",
     "Segments",
     "Walk",
     "Weights",
-    "compiler_fails",
     "pairs_of",
     "prepare",
     "record",
