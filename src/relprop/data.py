@@ -67,6 +67,10 @@ class Preprocessing:
         if not all(np.isfinite(self.mean)) or not all(np.isfinite(self.std)) or min(self.std) <= 0:
             raise InvalidInput(f"mean {self.mean} and std {self.std}: a deviation must be a positive number")
 
+    def cropped(self, path: str | Path) -> Image:
+        """The photograph in a file as the network sees it. Raises `InvalidInput` that names the file."""
+        return self.crop(open_photograph(path), str(path))
+
     def crop(self, photograph: Image, name: str = "") -> Image:
         """The photograph as the network sees it: `size` × `size` pixels, RGB (grey for one channel).
 

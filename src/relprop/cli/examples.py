@@ -13,7 +13,7 @@ from relprop.audio import Recording, open_recording
 from relprop.cli import printing
 from relprop.cli.kinds import kind_of_inputs
 from relprop.cli.options import load_named
-from relprop.data import DEMO, open_photograph
+from relprop.data import DEMO
 from relprop.errors import InvalidInput
 from relprop.models import Loaded, features_of, listener, load, source_of, usable
 from relprop.text import folder_model, folder_tokenizer, is_folder, labels_of
@@ -63,7 +63,7 @@ def example_of(
         loaded = load_named(model, weights, size, mean, std, None, device)
         how = loaded.preprocessing
         file = DEMO / "cat.jpg" if given is None else Path(given)
-        photograph = how.tensor(how.crop(open_photograph(file), str(file)))
+        photograph = how.tensor(how.cropped(file))
         return Example(loaded, photograph[None].to(device=device, dtype=loaded.dtype()))
     with printing.working(f"loading {model}"):
         if given is None and folder_tokenizer(model, False) is None:

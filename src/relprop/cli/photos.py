@@ -15,7 +15,7 @@ from torch import Tensor
 
 from relprop import Explainer, Explanation
 from relprop.cli import printing
-from relprop.data import DEMO, open_photograph
+from relprop.data import DEMO
 from relprop.errors import InvalidInput, RelpropError
 from relprop.models import Loaded
 from relprop.show.picture import FORMATS
@@ -114,7 +114,7 @@ def run(job: Job, photos: Sequence[Path], places: Sequence[Path]) -> Outcome:
                 opened: list[tuple[Path, Path, Any]] = []
                 for photo, place in zip(photos[start:stop], places[start:stop], strict=True):
                     try:
-                        opened.append((photo, place, _cropped(job, photo)))
+                        opened.append((photo, place, job.loaded.preprocessing.cropped(photo)))
                     except RelpropError as error:
                         if len(photos) == 1:
                             raise
@@ -131,11 +131,6 @@ def run(job: Job, photos: Sequence[Path], places: Sequence[Path]) -> Outcome:
                 printing.say(f"{count} of {len(photos)} heatmaps are finished, in {places[0].parent}")
             raise
     return outcome
-
-
-def _cropped(job: Job, photo: Path) -> Any:
-    """A photograph as the network sees it."""
-    return job.loaded.preprocessing.crop(open_photograph(photo), str(photo))
 
 
 def _batch(job: Job, opened: Sequence[tuple[Path, Path, Any]]) -> Iterator[Result]:

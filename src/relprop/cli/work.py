@@ -12,7 +12,7 @@ import torch
 
 from relprop.cli import printing
 from relprop.cli.options import load_named
-from relprop.data import DEMO, Preprocessing, open_photograph, photographs_in
+from relprop.data import DEMO, Preprocessing, photographs_in
 from relprop.errors import InvalidInput
 from relprop.evaluate import digits, planted, scenes
 from relprop.evaluate.cases import Data
@@ -84,7 +84,7 @@ def work_of(given: Sequence[str] | None, chosen: Protocol, named: tuple[Any, ...
     files = photographs_in([Path(path) for path in paths] or [DEMO / "cat.jpg"])[:limit]
     how = loaded.preprocessing
     with printing.working(f"reading {len(files)} photographs"):
-        tensors = torch.stack([how.tensor(how.crop(open_photograph(file), str(file))) for file in files])
+        tensors = torch.stack([how.tensor(how.cropped(file)) for file in files])
     inputs = tensors.to(device=device, dtype=loaded.dtype())
     source = ", ".join(paths) if paths else "the bundled photograph"
     return Work(loaded.model, loaded.name, Data(inputs, bounds=_range(how, inputs)), source)

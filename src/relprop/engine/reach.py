@@ -156,13 +156,9 @@ _LOOKED = 500  # functions
 
 def _note_class(owner: type, name: str, note: Any) -> None:
     """Note the attribute of a class, or of the class that it inherits it from; dunders and torch's own left out."""
-    if name.startswith("__"):
-        return
-    for base in owner.__mro__:
-        if name in vars(base):
-            if not _is_skipped(base):
-                note(base, name)
-            return
+    base = None if name.startswith("__") else _base_with(owner, name)
+    if base is not None and not _is_skipped(base):
+        note(base, name)
 
 
 def _plain(value: Any) -> FunctionType | None:
@@ -199,7 +195,12 @@ def contents_of(value: Any) -> dict[str, Any] | None:
 
 def held_by(cls: type, name: str) -> Any:
     """An attribute of a class as it, or the class that it inherits it from, holds it."""
-    return next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), None)
+    base = _base_with(cls, name)
+    return None if base is None else vars(base)[name]
+
+
+def _base_with(cls: type, name: str) -> type | None:
+    return next((base for base in cls.__mro__ if name in vars(base)), None)
 
 
 def _names(code: CodeType) -> tuple[str, ...]:

@@ -162,7 +162,7 @@ def _written(node: Node, nodes: dict[str, Node], pairs: dict[Ref, Ref]) -> list[
         both = add(node.function, _paired(meta), *given, dim - (dim < 0), *node.args[place + 1 :])
     else:
         joined = node.args[1] if name == "einsum" else node.args[:2]
-        if node.kwargs or len(joined) != 2 or not _fill(meta, [kind(ref) for ref in refs(joined)]):
+        if node.kwargs or len(joined) != 2 or not _fills(meta, [kind(ref) for ref in refs(joined)]):
             return [node]
         found = _JOINS[name](node, call, parts(joined[0]), parts(joined[1]))
         both = add(aten.stack.default, _paired(meta), list(found), -1)
@@ -170,7 +170,7 @@ def _written(node: Node, nodes: dict[str, Node], pairs: dict[Ref, Ref]) -> list[
     return result
 
 
-def _fill(meta: Meta, given: list[Meta]) -> bool:
+def _fills(meta: Meta, given: list[Meta]) -> bool:
     """Whether an imaginary part that is one value's alone has the result's size: the others are of real numbers."""
     alone = [own for own in given if own.dtype.is_complex]
     return len(alone) != 1 or len(given) == 1 or alone[0].shape == meta.shape

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from relprop import store as stores
 from relprop.analyse.result import Analysis, ClassAnalysis, Cluster, Evidence
 from relprop.analyse.stored import guesses_of, preprocessing_of
-from relprop.data import open_photograph, pillow
+from relprop.data import pillow
 from relprop.errors import InvalidInput
 from relprop.exchange.layout import Category, Project
 from relprop.exchange.virelay import read_virelay, write_virelay
@@ -96,7 +96,7 @@ def _pictures(store: Store, rows: np.ndarray) -> Lazy:
     def read(part: np.ndarray) -> np.ndarray:
         if there and told:
             how = preprocessing_of(store)
-            return np.stack([fitted(how.crop(open_photograph(str(sources[i])))) for i in part])
+            return np.stack([fitted(how.cropped(str(sources[i]))) for i in part])
         return np.stack([fitted(package.Image.fromarray(one)) for one in store.lazy("thumbnail")[rows[part]]])
 
     return Lazy((len(rows), 3, high, wide), read)

@@ -287,12 +287,9 @@ def _refuse_chance(model: Any, captured: Captured, args: tuple[Any, ...], kwargs
     drawing = [node for node in captured.graph.nodes if _draws(node)]
     if not drawing:
         return
-    program = prepare(captured.graph, captured.facts, Plan((), Composite()))
-    with quietly():
-        leaves = leaves_of(model, captured.graph, args, kwargs)
-        one, *others = (record(program, leaves, Weights()) for _ in range(_DRAWS))
-    refs = [*captured.graph.outputs()]
-    if all(_equal(value_of(one, ref), value_of(other, ref)) for other in others for ref in refs):
+    with quietly():  # once, or all would draw the same
+        one, *others = (_computed(model, captured, args, kwargs) for _ in range(_DRAWS))
+    if all(_equal(a, b) for other in others for a, b in zip(one, other, strict=True)):
         return
     raise CaptureError(
         f"the forward pass is random: {drawing[0].operation} at {drawing[0].where()} draws random numbers, although the model"
@@ -370,9 +367,21 @@ def _outputs(model: Any, captured: Captured, args: tuple[Any, ...], kwargs: dict
     if not captured.graph.batched:
         module = model.module() if isinstance(model, ExportedProgram) else model
         return pytree.tree_leaves(run_isolated(module, args, without_cache(module, kwargs)))
-    program = prepare(captured.graph, captured.facts, Plan((), Composite()))
     with quietly():
-        values = record(program, leaves_of(model, captured.graph, args, kwargs), Weights())
+        return _computed(model, captured, args, kwargs)
+
+
+def _computed(
+    model: Any,
+    captured: Captured,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    images: frozenset[str] = frozenset(),
+) -> list[Any]:
+    """The outputs that the graph computes, with the channels of these images last."""
+    program = prepare(captured.graph, captured.facts, Plan((), Composite()))
+    leaves = leaves_of(model, captured.graph, args, kwargs)
+    values = record(program, with_channels_last(leaves, images), Weights())
     return [value_of(values, ref) for ref in captured.graph.outputs()]
 
 
@@ -398,12 +407,10 @@ def _agrees(model: Any, captured: Captured, args: tuple[Any, ...], kwargs: dict[
     expected = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
     if len(captured.graph.outputs()) < len(expected):
         return False
-    program = prepare(captured.graph, captured.facts, Plan((), Composite()))
     with quietly():  # a graph that draws random numbers leaves the caller's as they were
-        leaves = leaves_of(model, captured.graph, args, kwargs)
-        values = record(program, with_channels_last(leaves, captured.images), Weights())
+        found = _computed(model, captured, args, kwargs, captured.images)
     single = captured.graph.batched and batch_size((args, kwargs)) == 1
-    pairs = zip((value_of(values, ref) for ref in captured.graph.outputs()), expected, strict=False)
+    pairs = zip(found, expected, strict=False)
     return all(_close(*((a.flatten(), b.flatten()) if single else (a, b))) for a, b in pairs)
 
 

@@ -250,16 +250,14 @@ class Explainer:
             except ConservationError:
                 refuse_infinite_weights(self.model)
                 raise
-            except (
-                IndexError,
-                RuntimeError,
-            ):  # a sample other than the first may be one that the model does not take
+            except (IndexError, RuntimeError):
+                # a sample other than the first may be one that the model does not take
                 if isinstance(self.model, torch.nn.Module):
                     run_eagerly(self.model, *part[2:4])
                 raise
         joined = [join([part[i] for part in parts], (args, kwargs)) for i in range(len(targets))]
         for whole in joined:
-            if whole.audit is None:  # which would not close
+            if whole.audit is None:  # an audit would not close
                 check_relevance(whole.relevance, self.method)
         return [_of_text(whole, text, inputs) for whole in joined]
 

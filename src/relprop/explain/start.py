@@ -81,7 +81,7 @@ def start(
             f"target: the output is of type {output.dtype}, not a real number\n"
             "  do: explain the scores before the model rounds or compares them"
         )
-    meta = meta_of({node.name: node for node in captured.graph.nodes}, ref)
+    meta = meta_of({ref.name: captured.graph[ref.name]}, ref)
     elsewhere = captured.graph.batched and meta is not None and 0 not in meta.batch
     if output.dim() == 0 or output.shape[0] != passed.batch or (elsewhere and passed.batch > 1):
         raise InvalidInput(
