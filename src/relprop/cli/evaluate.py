@@ -32,6 +32,7 @@ from relprop.evaluate.comparison import HEAD, Comparison, headline
 from relprop.evaluate.cost import cost_of
 from relprop.evaluate.picture import picture
 from relprop.evaluate.protocols import PROTOCOLS, Protocol, protocol
+from relprop.evaluate.statistics import scipy_stats
 from relprop.evaluate.table import METRICS
 from relprop.show import save
 from relprop.show.picture import check_place
@@ -187,6 +188,7 @@ def evaluate(
             print_agreements(agreements(names, seed), json)
             return
         check_place(out)
+        scipy_stats()  # which the tables need: missed before anything is computed
         work = work_of(data, chosen, (model, weights, size, mean, std, device), limit)
         if compiled:
             work = replace(work, model=_compiled(work.model))

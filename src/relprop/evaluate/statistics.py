@@ -22,7 +22,8 @@ RESAMPLES = 2000
 LEVEL = 0.95
 
 
-def _stats() -> Any:
+def scipy_stats() -> Any:
+    """scipy's statistics. Raises `MissingExtra` where scipy is not installed."""
     try:
         import scipy.stats
     except ImportError as error:
@@ -86,7 +87,7 @@ def difference(
     first: Any, second: Any, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0
 ) -> Difference:
     """Compare two methods by their scores of the same images, (B,) each; images undefined for one count for neither."""
-    stats = _stats()
+    stats = scipy_stats()
     pairs = paired_rows(
         np.stack([np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)], 1)
     )
@@ -139,7 +140,7 @@ def required_n(differences: Any, power: float = 0.8, level: float = LEVEL) -> fl
     gaps = gaps[np.isfinite(gaps)]
     if len(gaps) < 2:
         return math.nan
-    normal = _stats().norm
+    normal = scipy_stats().norm
     mean, deviation = abs(float(gaps.mean())), float(gaps.std(ddof=1))
     if mean == 0:
         return math.inf
@@ -159,7 +160,7 @@ class Ranks:
 
 def friedman(scores: Any, higher_is_better: bool = True) -> Ranks:
     """Mean ranks and Friedman's test of scores (images, methods); NaN statistics for fewer than three methods or two images."""
-    stats = _stats()
+    stats = scipy_stats()
     array = paired_rows(scores)
     if not len(array):
         return Ranks((math.nan,) * array.shape[1], math.nan, math.nan, 0)
@@ -204,7 +205,7 @@ def mean_rank(scores: Any, higher_is_better: bool = True) -> Array:
     if not len(array):
         return np.full(array.shape[1], np.nan)
     means = array.mean(0)
-    found: Array = _stats().rankdata(-means if higher_is_better else means)
+    found: Array = scipy_stats().rankdata(-means if higher_is_better else means)
     return found
 
 
