@@ -557,6 +557,58 @@ def test_the_cache_lets_models_go() -> None:
     assert gone() is None
 
 
+# --- forward passes that write to their own weights
+
+
+class Constrained(nn.Module):
+    """Keeps the norms of its weights small, in its forward pass."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.head = how, nn.Linear(5, 3)
+        self.table = nn.Embedding(7, 5, max_norm=0.5)
+        self.bag = nn.EmbeddingBag(7, 5, max_norm=0.5, mode="sum")
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.head.weight
+        if self.how == "new data":
+            weight.data = torch.renorm(weight.data, 2, 0, 0.5)
+        elif self.how == "data in place":
+            weight.data.clamp_(-0.2, 0.2)
+        elif self.how == "data multiplied":
+            weight.data *= 0.5 / weight.data.abs().max()
+        elif self.how == "in place":
+            with torch.no_grad():
+                weight.clamp_(-0.2, 0.2)
+        elif self.how == "an output":
+            with torch.no_grad():
+                torch.clamp(weight, -0.2, 0.2, out=weight)
+        elif self.how == "a table":
+            x = self.table(x).sum(1)
+        else:
+            x = self.bag(x)
+        return self.head(x)
+
+
+@pytest.mark.parametrize(
+    "how", ["new data", "data in place", "data multiplied", "in place", "an output", "a table", "a bag"]
+)
+def test_weights_that_a_forward_pass_constrains_are_explained_constrained_and_stay_as_they_are(
+    how: str,
+) -> None:
+    with seeded(3):
+        module = Constrained(how).eval()
+        x = torch.tensor([[1, 2, 3], [4, 5, 6]]) if how in ("a table", "a bag") else torch.randn(2, 5)
+    for _ in range(2):
+        before = state_of(module)
+        found = relprop.explain(module, x, 1, "epsilon")
+        assert_same(before, state_of(module))
+        assert torch.allclose(found.output, copy.deepcopy(module)(x).detach())
+        with torch.no_grad():
+            for weight in module.parameters():
+                weight.mul_(4)
+
+
 # --- tensors that a model keeps outside of its modules
 
 

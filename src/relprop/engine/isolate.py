@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from relprop.engine.reach import content, contents_of, places_of, read, write
@@ -182,10 +184,75 @@ def _same(container: Any, saved: Any) -> bool:
     return all(v is w for v, w in zip(container, saved, strict=True))
 
 
+class Assignments(TorchFunctionMode):
+    """While it is on, `weight.data = value` in a forward pass is a write into the weight, which a capture can see."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func == _SET_DATA and args[0].shape == args[1].shape and args[0].dtype == args[1].dtype:
+            return args[0].detach().copy_(args[1].detach())
+        return func(*args, **(kwargs or {}))
+
+
+_SET_DATA = torch.Tensor.data.__set__  # type: ignore[attr-defined]
+
+
+_WRITING = frozenset(
+    [
+        "__set__",
+        "__setitem__",
+        *(f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow")),
+    ]
+)
+
+
+class _Writes(Assignments):
+    """While it is on, parameters that a forward pass writes to (a constraint on their norm) are copied before."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self._own: dict[int, list[torch.Tensor]] = {}
+        self._kept: list[tuple[torch.Tensor, torch.Tensor, int]] = []
+        for parameter in model.parameters():
+            if parameter.layout is torch.strided and not parameter.is_inference():
+                self._own.setdefault(parameter.untyped_storage().data_ptr(), []).append(parameter)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        named, name = kwargs or {}, getattr(func, "__name__", "")
+        if func in (F.embedding, F.embedding_bag):
+            if (args[3] if len(args) > 3 else named.get("max_norm")) is not None:
+                self._keep(args[1] if len(args) > 1 else named["weight"])
+        elif name in _WRITING or (name.endswith("_") and not name.endswith("__")):
+            self._keep(args[0] if args else None)
+        self._keep(named.get("out"))
+        return super().__torch_function__(func, types, args, kwargs)
+
+    def _keep(self, written: Any) -> None:
+        if isinstance(written, torch.Tensor) and written.layout is torch.strided:
+            for parameter in self._own.pop(written.untyped_storage().data_ptr(), ()):
+                self._kept.append((parameter, parameter.detach().clone(), parameter._version))
+
+    def undo(self) -> None:
+        """Put back what was there."""
+        for parameter, values, version in self._kept:
+            if not torch.equal(parameter.detach(), values):
+                parameter.detach().copy_(values)
+            if parameter._version != version:
+                torch._C._autograd._unsafe_set_version_counter((parameter,), (version,))
+
+
 def run_isolated(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The model's own output, without gradients. Inputs and buffers that it writes to, and all it stores, stay as they
-    were."""
+    """The model's own output, without gradients. Inputs, weights and buffers that it writes to, and all it stores, stay as
+    they were."""
     args, kwargs = pytree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, (args, kwargs))
     buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
     with LOCK, quietly(), untouched(model), torch.no_grad():
-        return torch.func.functional_call(model, buffers, args, kwargs)
+        writes = _Writes(model)
+        try:
+            with writes:
+                return torch.func.functional_call(model, buffers, args, kwargs)
+        finally:
+            writes.undo()

@@ -23,7 +23,7 @@ from relprop.engine.batch import batch_axes, map_samples, samples, states_of
 from relprop.engine.exported import first_line, graph_of
 from relprop.engine.frontends import keras, torchscript
 from relprop.engine.graph import Graph
-from relprop.engine.isolate import LOCK, muted, quietly, run_isolated, unspoiled, untouched
+from relprop.engine.isolate import LOCK, Assignments, muted, quietly, run_isolated, unspoiled, untouched
 from relprop.engine.ops import OPS
 from relprop.engine.shapes import Shapes
 from relprop.engine.standins import StandIns, keeps_recurrent
@@ -173,6 +173,7 @@ def _exported(
         unspoiled(model),
         muted(),
         shaped,
+        Assignments(),
         StandIns() if recurrent else nullcontext(),
     ):
         try:

@@ -27,13 +27,14 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from relprop.engine.graph import Graph, Meta, Node, Ref
-from relprop.engine.isolate import LOCK, cuda_devices, quietly, unspoiled, untouched
+from relprop.engine.isolate import LOCK, Assignments, cuda_devices, quietly, unspoiled, untouched
 from relprop.errors import CaptureError
 
 aten = torch.ops.aten
 
 TORCH = str(Path(torch.__file__).parent) + "/"
 _CALL = torch.nn.Module._call_impl.__code__
+_OURS = (__file__, Assignments.__torch_function__.__code__.co_filename)
 _SEEDED = torch.Tag.nondeterministic_seeded
 
 
@@ -64,7 +65,7 @@ def trace(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
 
 
 def _run(model: torch.nn.Module, tape: _Tape, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    with enable_python_dispatcher(), _Recorder(tape), _Functional() as functional:
+    with enable_python_dispatcher(), _Recorder(tape), _Functional() as functional, Assignments():
         args, kwargs = pytree.tree_map_only(Tensor, functional.wrap, (args, kwargs))
         output = model(*args, **kwargs)
         return pytree.tree_map_only(Tensor, lambda value: tape.ref(_unwrapped(value)), output)
@@ -245,7 +246,7 @@ class _Tape:
         source, found = "", []
         for frame in _frames():
             file = frame.f_code.co_filename
-            if not source and not file.startswith(TORCH) and file != __file__:
+            if not source and not file.startswith(TORCH) and file not in _OURS:
                 source = f"{Path(file).name}:{frame.f_lineno}"
             if frame.f_code is _CALL and id(module := frame.f_locals["self"]) in self._modules:
                 found.append((module, self._call(frame, self._modules[id(module)])))
