@@ -305,3 +305,18 @@ def test_importing_relprop_loads_no_extra() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_every_error_about_input_says_what_to_do() -> None:
+    """Of messages that end in words of their own; those that end in a value pass on what says so where it is written."""
+    silent = []
+    for file in SRC.rglob("*.py"):
+        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            named = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id
+            if named not in ("InvalidInput", "MissingExtra", "RelpropError") or not call.args:
+                continue
+            pieces = call.args[0].values if isinstance(call.args[0], ast.JoinedStr) else [call.args[0]]
+            words = "".join(str(one.value) for one in pieces if isinstance(one, ast.Constant))
+            if isinstance(pieces[-1], ast.Constant) and "\n  do: " not in words:
+                silent.append(f"{file.relative_to(SRC)}:{call.lineno}: {words}")
+    assert not silent

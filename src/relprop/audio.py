@@ -44,9 +44,9 @@ def open_recording(path: str | Path, rate: int | None = None) -> Recording:
     """
     file = Path(path)
     if file.is_dir():
-        raise InvalidInput(f"{file}: a folder, not a recording")
+        raise InvalidInput(f"{file}: a folder, not a recording\n  do: give one of the files in it")
     if not file.exists():
-        raise InvalidInput(f"{file}: no such file")
+        raise InvalidInput(f"{file}: no such file\n  do: look at the path")
     return read_recording(file, str(file), rate)
 
 
@@ -57,7 +57,9 @@ def read_recording(file: Path | BinaryIO, name: str, rate: int | None = None) ->
         values, own = reader.read(file, dtype="float32", always_2d=True)
     except Exception as error:  # LibsndfileError, and OSError for what cannot be read
         cause = str(error).strip().split("\n")[0] or type(error).__name__
-        raise InvalidInput(f"{name}: a damaged or unreadable recording ({cause})") from error
+        raise InvalidInput(
+            f"{name}: a damaged or unreadable recording ({cause})\n  do: record or convert it again"
+        ) from error
     samples = np.asarray(values, dtype=np.float32).mean(axis=1)
     if samples.size == 0:
         raise InvalidInput(f"{name}: an empty recording\n  do: give one with at least one sample")

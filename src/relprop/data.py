@@ -65,7 +65,9 @@ class Preprocessing:
                 "  do: give three of each (red, green, blue), or one of each for grey pictures"
             )
         if not all(np.isfinite(self.mean)) or not all(np.isfinite(self.std)) or min(self.std) <= 0:
-            raise InvalidInput(f"mean {self.mean} and std {self.std}: a deviation must be a positive number")
+            raise InvalidInput(
+                f"mean and std: {self.mean} and {self.std}\n  do: give finite numbers, and positive deviations"
+            )
 
     def cropped(self, path: str | Path) -> Image:
         """The photograph in a file as the network sees it. Raises `InvalidInput` that names the file."""
@@ -134,9 +136,9 @@ def open_photograph(path: str | Path) -> Image:
     """
     file = Path(path)
     if file.is_dir():
-        raise InvalidInput(f"{file}: a folder, not a photograph")
+        raise InvalidInput(f"{file}: a folder, not a photograph\n  do: give one of the files in it")
     if not file.exists():
-        raise InvalidInput(f"{file}: no such file")
+        raise InvalidInput(f"{file}: no such file\n  do: look at the path")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return read_photograph(file, str(file))
@@ -151,7 +153,9 @@ def read_photograph(file: Path | BinaryIO, name: str) -> Image:
             upright: Image = _rgb(pil, pil.ImageOps.exif_transpose(opened), deep)
             return upright
     except pil.UnidentifiedImageError as error:
-        raise InvalidInput(f"{name}: not a picture in a format that Pillow reads") from error
+        raise InvalidInput(
+            f"{name}: not a picture in a format that Pillow reads\n  do: convert it, such as to PNG, or leave it out"
+        ) from error
     except pil.Image.DecompressionBombError as error:
         raise InvalidInput(
             f"{name}: a picture of more pixels than Pillow opens ({str(error).partition(',')[0]})\n"
@@ -160,10 +164,14 @@ def read_photograph(file: Path | BinaryIO, name: str) -> Image:
     except InvalidInput as error:
         raise InvalidInput(f"{name}: {error}") from error
     except PermissionError as error:
-        raise InvalidInput(f"{name}: it may not be read ({error.strerror})") from error
+        raise InvalidInput(
+            f"{name}: it may not be read ({error.strerror})\n  do: ask for the right to"
+        ) from error
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, …
         cause = str(error).strip().split("\n")[0] or type(error).__name__
-        raise InvalidInput(f"{name}: a damaged or unreadable picture ({cause})") from error
+        raise InvalidInput(
+            f"{name}: a damaged or unreadable picture ({cause})\n  do: fetch or save it again, or leave it out"
+        ) from error
 
 
 def _rgb(pil: Any, picture: Any, deep: bool) -> Any:
@@ -226,4 +234,6 @@ def _filter(interpolation: str) -> Any:
     try:
         return pillow().Image.Resampling[interpolation.upper()]
     except KeyError as error:
-        raise InvalidInput(f"interpolation: {interpolation!r} is none of Pillow's") from error
+        raise InvalidInput(
+            f"interpolation: {interpolation!r} is none of Pillow's\n  do: give bilinear, bicubic, nearest or another of them"
+        ) from error

@@ -120,7 +120,9 @@ def explain_generation(
     if not is_text(prompt) or not isinstance(prompt, str):
         raise InvalidInput("prompt: not a text\n  do: give one string; several prompts one after the other")
     if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
-        raise InvalidInput(f"max_new_tokens: {max_new_tokens!r} is no positive whole number")
+        raise InvalidInput(
+            f"max_new_tokens: {max_new_tokens!r} is no positive whole number\n  do: give 1 or more"
+        )
     explainer = (
         model
         if isinstance(model, Explainer)

@@ -102,12 +102,14 @@ def _range(how: Preprocessing, inputs: torch.Tensor) -> tuple[torch.Tensor, torc
 def _arrays(file: Path, dtype: torch.dtype, device: str, limit: int | None) -> Data:
     """Samples from a .npz file: inputs (or images), and if it has them target (whole numbers) and mask."""
     if not file.exists():
-        raise InvalidInput(f"{file}: no such file")
+        raise InvalidInput(f"{file}: no such file\n  do: look at the path")
     try:
         with np.load(file, allow_pickle=False) as held:
             arrays = {name: held[name] for name in held.files}
     except (OSError, ValueError) as error:
-        raise InvalidInput(f"{file}: not a .npz file of arrays ({str(error).splitlines()[0]})") from error
+        raise InvalidInput(
+            f"{file}: not a .npz file of arrays ({str(error).splitlines()[0]})\n  do: write one by numpy.savez(file, inputs=…)"
+        ) from error
     name = next((one for one in ("inputs", "images") if one in arrays), None)
     if name is None:
         raise InvalidInput(

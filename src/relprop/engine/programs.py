@@ -96,7 +96,7 @@ def _arranged(program: ExportedProgram, args: tuple[Any, ...], kwargs: dict[str,
 
 def _check_shape(node: Node, value: torch.Tensor, given: Any, batch: int, batched: bool) -> None:
     shape = tuple(given.shape) if isinstance(given, torch.Tensor) else type(given).__name__
-    wrong = f"inputs: the exported program takes {node.meta} for {node.name}, given is {shape}"
+    wrong = f"inputs: the exported program takes {node.meta} for {node.name}, given is {shape}\n  do: give such inputs"
     if not isinstance(given, torch.Tensor) or given.dim() != value.dim():
         raise InvalidInput(wrong)
     for dimension, (size, own) in enumerate(zip(value.shape, given.shape, strict=True)):

@@ -240,5 +240,7 @@ def case_of(batch: Batch, method: Method) -> Case:
         return Case(batch, method, drawn.to(scorer.inputs.device))
     relevance = explained(method.explain(batch.model, batch.data.inputs, target), scorer)
     if len(relevance) != len(batch.data):
-        raise InvalidInput(f"methods: {method.name} gave {len(relevance)} maps for {len(batch.data)} samples")
+        raise InvalidInput(
+            f"methods: {method.name} gave {len(relevance)} maps for {len(batch.data)} samples\n  do: give one a sample"
+        )
     return Case(batch, method, given(relevance).to(scorer.inputs.device))

@@ -145,7 +145,9 @@ class Inside:
         refs = [ref for group in wanted for ref in group]
         _, way = part.walk(refs)
         if not any(ref in way.observed for ref in refs):
-            raise InvalidInput(f"at: no relevance reaches {name!r} for this target")
+            raise InvalidInput(
+                f"at: no relevance reaches {name!r} for this target\n  do: give a module on the way to it"
+            )
         like = next(iter(way.observed.values()))
 
         def value(ref: Ref) -> Tensor:

@@ -81,13 +81,17 @@ def _imported(name: str, what: str) -> Any:
             return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
-            raise InvalidInput(f"{what}: {name} imports {error.name!r}, which is not installed") from error
+            raise InvalidInput(
+                f"{what}: {name} imports {error.name!r}, which is not installed\n  do: install it where relprop is installed"
+            ) from error
         raise InvalidInput(
             f"{what}: there is no module {name!r} in {here} or among the installed packages\n"
             "  do: give package.module:callable, from the folder that holds the package"
         ) from error
     except (Exception, SystemExit) as error:  # a script without a main guard may leave the process
-        raise InvalidInput(f"{what}: {name} cannot be imported: {_cause(error)}") from error
+        raise InvalidInput(
+            f"{what}: {name} cannot be imported: {_cause(error)}\n  do: make python -c 'import {name}' work"
+        ) from error
 
 
 @contextmanager

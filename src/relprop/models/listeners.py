@@ -33,7 +33,8 @@ def listener(folder: str | Path) -> tuple[nn.Module, Any, int]:
         )
     except Exception as error:  # the library's own errors are of many kinds
         raise InvalidInput(
-            f"model: the feature extractor of {place} cannot be opened ({first_line(error)})"
+            f"model: the feature extractor of {place} cannot be opened ({first_line(error)})\n"
+            "  do: save it again: feature_extractor.save_pretrained(folder)"
         ) from error
     rate = getattr(features, "sampling_rate", None)
     if not isinstance(rate, int):

@@ -77,8 +77,8 @@ class Loaded:
 
 
 def meant(names: Sequence[str]) -> str:
-    """The line of an error that names what may be meant; empty where nothing is near."""
-    return f"\n  do: one of {listed(names, 6)}" if names else ""
+    """The line of an error that names what may be meant."""
+    return f"\n  do: one of {listed(names, 6)}" if names else "\n  do: look at how it is written"
 
 
 def listed(names: Sequence[str], most: int) -> str:

@@ -43,7 +43,7 @@ def state_dict(path: str | Path) -> dict[str, Tensor]:
             held = load_file(file)
         except Exception as error:
             raise InvalidInput(
-                f"weights: {file} is not a readable safetensors file ({first_line(error)})"
+                f"weights: {file} is not a readable safetensors file ({first_line(error)})\n  do: fetch or save it again"
             ) from error
     else:
         held = _load_pickle(file)
@@ -84,7 +84,7 @@ def _load_pickle(file: Path) -> Any:
         ) from error
     except Exception as error:
         raise InvalidInput(
-            f"weights: {file} is not a readable file of weights ({first_line(error)})"
+            f"weights: {file} is not a readable file of weights ({first_line(error)})\n  do: fetch or save it again"
         ) from error
 
 

@@ -104,9 +104,11 @@ def table_of(file: Path) -> list[dict[str, str]]:
         with opener(file, "rt", encoding="utf-8-sig", newline="") as held:
             return [dict(row) for row in csv.DictReader(held, delimiter="\t" if tabs else ",")]
     except FileNotFoundError as error:
-        raise InvalidInput(f"{file}: no such file") from error
+        raise InvalidInput(f"{file}: no such file\n  do: look at the path") from error
     except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
-        raise InvalidInput(f"{file}: not a table in UTF-8 ({str(error).splitlines()[0]})") from error
+        raise InvalidInput(
+            f"{file}: not a table in UTF-8 ({str(error).splitlines()[0]})\n  do: save it as CSV in UTF-8"
+        ) from error
     finally:
         csv.field_size_limit(limit)
 

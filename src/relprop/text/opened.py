@@ -109,9 +109,13 @@ def _config(place: Path) -> dict[str, Any]:
     try:
         held = json.loads((place / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InvalidInput(f"model: {place / 'config.json'} cannot be read") from error
+        raise InvalidInput(
+            f"model: {place / 'config.json'} cannot be read\n  do: save the model again: model.save_pretrained(folder)"
+        ) from error
     if not isinstance(held, dict):
-        raise InvalidInput(f"model: {place / 'config.json'} is no table of settings")
+        raise InvalidInput(
+            f"model: {place / 'config.json'} is no table of settings\n  do: save the model again: model.save_pretrained(folder)"
+        )
     return held
 
 
@@ -130,7 +134,10 @@ def _refused(what: str) -> Iterator[None]:
         yield
     except Exception as error:  # the library's own errors are of many kinds
         lines = str(error).strip().splitlines()
-        raise InvalidInput(f"{what} ({lines[0].rstrip('.') if lines else type(error).__name__})") from error
+        raise InvalidInput(
+            f"{what} ({lines[0].rstrip('.') if lines else type(error).__name__})\n"
+            "  do: save it again with save_pretrained, model and tokenizer in one folder"
+        ) from error
 
 
 @contextmanager

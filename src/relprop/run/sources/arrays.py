@@ -20,7 +20,7 @@ INPUTS = ("inputs", "images", "x", "X", "data")
 def array_file(file: Path, intake: Intake, kind: str | None) -> Samples:
     """The samples of a `.npy` or `.npz` file. Raises `InvalidInput` where it holds none."""
     if not file.is_file():
-        raise InvalidInput(f"data: {file}: no such file")
+        raise InvalidInput(f"data: {file}: no such file\n  do: look at the path")
     try:
         if file.suffix.lower() == ".npy":
             return arrays(np.load(file, mmap_mode="r", allow_pickle=False), (), intake, kind, str(file))
@@ -30,7 +30,9 @@ def array_file(file: Path, intake: Intake, kind: str | None) -> Samples:
         if isinstance(error, InvalidInput):
             raise
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InvalidInput(f"data: {file} holds no arrays of numbers ({cause})") from error
+        raise InvalidInput(
+            f"data: {file} holds no arrays of numbers ({cause})\n  do: write it by numpy.save or numpy.savez"
+        ) from error
     name = next((one for one in INPUTS if one in found), None)
     if name is None and len(found) == 1:
         name = next(iter(found))

@@ -64,9 +64,9 @@ def _samples(
 
 def _there(file: Path) -> Path:
     if not file.is_file():
-        raise InvalidInput(f"{file}: no such file")
+        raise InvalidInput(f"{file}: no such file\n  do: look at the path")
     if file.stat().st_size == 0:
-        raise InvalidInput(f"{file}: an empty file, of 0 bytes")
+        raise InvalidInput(f"{file}: an empty file, of 0 bytes\n  do: fetch it again, or leave it out")
     return file
 
 
@@ -117,7 +117,9 @@ def list_of(file: Path) -> list[Path]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"data: {file} cannot be read as text ({type(error).__name__})") from error
+        raise InvalidInput(
+            f"data: {file} cannot be read as text ({type(error).__name__})\n  do: save it in UTF-8, a file a line"
+        ) from error
     named = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if not named:
         raise InvalidInput(f"data: {file} lists no files\n  do: write one a line")

@@ -22,9 +22,11 @@ def lines(file: Path) -> Samples:
     try:
         found = file.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError as error:
-        raise InvalidInput(f"data: {file}: no such file") from error
+        raise InvalidInput(f"data: {file}: no such file\n  do: look at the path") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"data: {file} is no text in UTF-8 ({type(error).__name__})") from error
+        raise InvalidInput(
+            f"data: {file} is no text in UTF-8 ({type(error).__name__})\n  do: save it in UTF-8"
+        ) from error
     return texts(found, (), str(file), first=1)
 
 
@@ -120,7 +122,9 @@ def _is_number(value: Any) -> bool:
 
 def _number(value: Any, name: str) -> float:
     if value is None or value == "" or not _is_number(value) or math.isnan(float(value)):
-        raise InvalidInput(f"its column {name!r} holds {value!r}, which is no number")
+        raise InvalidInput(
+            f"its column {name!r} holds {value!r}, which is no number\n  do: mend the row, or choose columns by --column"
+        )
     return float(value)
 
 
@@ -136,9 +140,11 @@ def _parquet(file: Path) -> list[dict[str, Any]]:
     except ImportError as error:
         raise MissingExtra("Parquet files need pyarrow\n  do: pip install 'relprop[exchange]'") from error
     if not file.is_file():
-        raise InvalidInput(f"data: {file}: no such file")
+        raise InvalidInput(f"data: {file}: no such file\n  do: look at the path")
     try:
         rows: list[dict[str, Any]] = parquet.read_table(file).to_pylist()
     except Exception as error:  # pyarrow's own errors
-        raise InvalidInput(f"data: {file} is no Parquet file ({str(error).splitlines()[0]})") from error
+        raise InvalidInput(
+            f"data: {file} is no Parquet file ({str(error).splitlines()[0]})\n  do: write it again as Parquet, or as CSV"
+        ) from error
     return rows

@@ -55,7 +55,7 @@ def tars(paths: Sequence[Path], intake: Intake) -> Samples:
         entry, ending = kept[number]
         name = f"{entry.tar.name}/{entry.key}{ending}"
         if entry.files[ending][1] == 0:
-            raise InvalidInput(f"{name}: an empty file, of 0 bytes")
+            raise InvalidInput(f"{name}: an empty file, of 0 bytes\n  do: pack it again, or leave it out")
         if texts:
             return Sample(texts[number])
         held = io.BytesIO(entry.bytes(ending))
@@ -80,7 +80,7 @@ def tars(paths: Sequence[Path], intake: Intake) -> Samples:
 
 def _entries(tar: Path) -> list[Entry]:
     if not tar.is_file():
-        raise InvalidInput(f"data: {tar}: no such file")
+        raise InvalidInput(f"data: {tar}: no such file\n  do: look at the path")
     found: dict[str, Entry] = {}
     try:
         with tarfile.open(tar, "r:") as held:
