@@ -5,7 +5,8 @@ One thread: the tests' networks are so small that a second one makes them slower
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,17 @@ def same_start() -> Iterator[None]:
     before = torch_state()
     yield
     assert torch_state() == before, "a setting of torch has changed for the whole process"
+
+
+@pytest.fixture
+def without(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Take a package away, as if it were not installed."""
+
+    def take(package: str) -> None:
+        for name in (package, *(name for name in sys.modules if name.startswith(f"{package}."))):
+            monkeypatch.setitem(sys.modules, name, None)
+
+    return take
 
 
 @pytest.fixture(scope="session")

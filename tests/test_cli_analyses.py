@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,25 @@ def test_compare_lists_where_strategies_differ(folder: Path, capsys: pytest.Capt
     assert "share no sample" in capsys.readouterr().err
     assert main(["words", "first"]) == 2
     assert "holds no tokens (kind 'image')" in capsys.readouterr().err
+
+
+def test_a_missing_package_is_named_before_anything_is_computed(
+    folder: Path, capsys: pytest.CaptureFixture[str], without: Callable[[str], None]
+) -> None:
+    photographs_store(folder / "store", photographs(folder / "photos"), 1.0)
+    texts(folder / "first", 0.0)
+    texts(folder / "second", 3.0)
+    without("scipy")
+    assert main(["compare", "first", "second"]) == 2
+    assert (
+        capsys.readouterr().err == "error: this analysis needs scipy\n  do: pip install 'relprop[analyse]'\n"
+    )
+    without("matplotlib")
+    (folder / "boxes.csv").write_text(BOXES)
+    assert main(["context", "store", "--boxes", "boxes.csv", "-o", "no/context.png"]) == 2
+    assert "there is no folder 'no'" in capsys.readouterr().err
+    assert main(["context", "store", "--boxes", "boxes.csv", "-o", "context.png"]) == 2
+    assert "pip install 'relprop[show]'" in capsys.readouterr().err
 
 
 def test_words_lists_each_class(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -366,18 +366,19 @@ def test_the_command_prints_tables_or_json_and_draws_the_curves(
         assert message in error and "Traceback" not in error
 
 
-def test_a_package_that_the_tables_need_is_missed_before_anything_is_computed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize(("package", "extra"), [("scipy", "evaluate"), ("matplotlib", "show")])
+def test_a_package_that_tables_or_figure_need_is_missed_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    without: Callable[[str], None], package: str, extra: str,
+) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     data, model = write_arrays(tmp_path)
-    for name in ("scipy", *(name for name in sys.modules if name.startswith("scipy."))):
-        monkeypatch.setitem(sys.modules, name, None)
+    without(package)
     assert (
         main(["evaluate", "--data", data, "--model", model, "--methods", "lrp,random", "--regions", "2"]) == 2
     )
     error = capsys.readouterr().err
-    assert "pip install 'relprop[evaluate]'" in error and "forward rows" not in error
+    assert f"pip install 'relprop[{extra}]'" in error and "forward rows" not in error
 
 
 def test_relevance_that_orders_nothing_is_named(

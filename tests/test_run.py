@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -625,6 +626,16 @@ def test_without_ray_the_install_command_is_named(
     assert "relprop[ray]" in refusal(
         lambda: relprop.run(model, Items(4), tmp_path / "s", ray="local", **TINY)
     )
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(("package", "extra"), [("zarr", "run"), ("PIL", "show")])
+def test_a_missing_package_is_no_fault_of_the_samples(
+    photos: Path, sees: Loaded, tmp_path: Path, without: Callable[[str], None], package: str, extra: str
+) -> None:
+    without(package)
+    with pytest.raises(relprop.MissingExtra, match=rf"do: pip install 'relprop\[{extra}\]'"):
+        relprop.run(sees, photos, tmp_path / "s", **TINY)
     assert not (tmp_path / "s").exists()
 
 

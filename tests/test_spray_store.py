@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +19,7 @@ import relprop
 from relprop import analyse
 from relprop.analyse.of_store import folder_of
 from relprop.cli import main
+from relprop.show.report import _template
 from relprop.store import write_store
 
 pytest.importorskip("zarr", reason="the extra [analyse] is not installed")
@@ -56,7 +58,7 @@ def test_a_planted_mark_is_found_and_confirmed_and_nothing_is_flagged_without_it
 
 def planted(folder: Path, others: int = 80) -> tuple[Path, np.ndarray]:
     """A model, data and a store in a folder; class 1 has 80 samples, a bright corner in 30 % of them, class 0 has none."""
-    (folder / "nets.py").write_text(NETS)
+    (folder / "corner_nets.py").write_text(NETS)
     random = np.random.default_rng(0)
     x = random.gamma(2, 0.25, (others + 80, 1, 12, 12)).astype(np.float32)
     y = np.repeat([0, 1], [others, 80])
@@ -66,7 +68,19 @@ def planted(folder: Path, others: int = 80) -> tuple[Path, np.ndarray]:
     np.savez(folder / "data.npz", inputs=x, labels=y)
     store = folder / "maps.zarr"
     assert (
-        main(["run", "--model", "nets:make", "--data", "data.npz", "--store", str(store), "--target", "true"])
+        main(
+            [
+                "run",
+                "--model",
+                "corner_nets:make",
+                "--data",
+                "data.npz",
+                "--store",
+                str(store),
+                "--target",
+                "true",
+            ]
+        )
         == 0
     )
     return store, marked
@@ -80,7 +94,7 @@ def test_the_command_names_the_mark_confirms_it_and_leaves_the_store_alone(
     before = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
     capsys.readouterr()
     common = ["analyse", str(store), "--embedding", "spectral"]
-    assert main([*common, "--model", "nets:make", "--data", "data.npz", "--json"]) == 0
+    assert main([*common, "--model", "corner_nets:make", "--data", "data.npz", "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
     first = content["suspects"][0]
     assert content["flagged"] == 1 and first["class"] == 1 and first["confirmed"] is True
@@ -99,9 +113,9 @@ def test_the_command_names_the_mark_confirms_it_and_leaves_the_store_alone(
     assert "flagged" in printed and "of the positive relevance lies at the lower right corner" in printed
     assert analyse.load("again").targets == [1]
 
-    (tmp_path / "nets.py").write_text(NETS.replace("0.3", "0.4"))
+    (tmp_path / "corner_nets.py").write_text(NETS.replace("0.3", "0.4"))
     np.savez(tmp_path / "other.npz", inputs=np.ones((160, 1, 12, 12), np.float32), labels=np.zeros(160, int))
-    assert main([*common, "--model", "nets:make", "--data", "other.npz"]) == 2
+    assert main([*common, "--model", "corner_nets:make", "--data", "other.npz"]) == 2
 
 
 def test_a_class_of_three_samples_is_named_and_what_it_leaves_untried_is_said(
@@ -109,7 +123,16 @@ def test_a_class_of_three_samples_is_named_and_what_it_leaves_untried_is_said(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     store, marked = planted(tmp_path, others=3)
-    command = ["analyse", str(store), "--embedding", "none", "--model", "nets:make", "--data", "data.npz"]
+    command = [
+        "analyse",
+        str(store),
+        "--embedding",
+        "none",
+        "--model",
+        "corner_nets:make",
+        "--data",
+        "data.npz",
+    ]
     assert main(command) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "class 0: 3 samples, fewer than 20" in printed and "untried" in printed
@@ -134,7 +157,7 @@ def test_a_place_without_room_for_a_control_is_left_untried_with_the_reason(
         analysis,
         classes=tuple(replace(c, clusters=rest) if c is one else c for c in analysis.classes),
     )
-    task = prepared(Recipe(model="nets:make", data="data.npz"))
+    task = prepared(Recipe(model="corner_nets:make", data="data.npz"))
     found = analyse.confirm_store(store, wide, task).flagged[0][1]
     assert (
         found.confirmation is None
@@ -179,6 +202,40 @@ def test_what_cannot_be_analysed_is_refused_in_one_line(
     told = capsys.readouterr().err
     assert words in told and "Traceback" not in told and len(told.strip().splitlines()) <= 2
     assert not folder_of(tmp_path / "maps.zarr").exists(), "nothing is left behind"
+
+
+@pytest.mark.parametrize(
+    ("package", "named"),
+    [("sklearn", "scikit-learn"), ("umap", "umap-learn"), ("matplotlib", "matplotlib"), ("jinja2", "jinja2")],
+)
+def test_a_missing_package_is_named_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    without: Callable[[str], None], package: str, named: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("relprop.analyse.strategies.analyse_class", lambda *_: pytest.fail("it computes"))
+    _template.cache_clear()
+    without(package)
+    assert main(["analyse", str(made(tmp_path))]) == 2
+    told = capsys.readouterr().err
+    assert named in told.splitlines()[0] and "do: pip install 'relprop[" in told
+
+
+def test_what_confirms_an_artefact_is_looked_for_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("relprop.analyse.strategies.analyse_class", lambda *_: pytest.fail("it computes"))
+    store, _ = planted(tmp_path)
+    capsys.readouterr()
+    for arguments, words in [
+        (["--model", "corner_nets:mkae", "--data", "data.npz"], "has no 'mkae'"),
+        (["--model", "corner_nets:make", "--data", "dada.npz"], "dada.npz: no such file"),
+        (["--report", "no/report.html"], "there is no folder 'no'"),
+    ]:
+        assert main(["analyse", str(store), *arguments]) == 2
+        told = capsys.readouterr().err
+        assert words in told and told.count("\n  do: ") == 1 and not folder_of(store).exists()
 
 
 def test_what_is_no_store_is_refused_and_so_is_a_place_for_the_result_that_is_taken(

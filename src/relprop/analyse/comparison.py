@@ -15,8 +15,9 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
+from relprop.analyse.graph import needed
 from relprop.analyse.signs import FLIPS, Flipped, sign_flips
-from relprop.errors import InvalidInput, MissingExtra
+from relprop.errors import InvalidInput
 from relprop.evaluate.arrays import given, ratio
 from relprop.evaluate.similarity import spearman
 from relprop.evaluate.statistics import bootstrap
@@ -207,11 +208,8 @@ def _class_name(classes: Sequence[str], index: int) -> str:
 
 def mcnemar(first: int, second: int) -> float:
     """The exact two-sided p-value that of first + second samples only one model is right on, either is so equally often."""
-    try:
-        from scipy.stats import binomtest
-    except ImportError as error:
-        raise MissingExtra("tests between models need scipy\n  do: pip install 'relprop[analyse]'") from error
-    return float(binomtest(first, first + second).pvalue) if first + second else 1.0
+    test = needed("scipy.stats").binomtest
+    return float(test(first, first + second).pvalue) if first + second else 1.0
 
 
 def tested(

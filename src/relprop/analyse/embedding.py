@@ -14,6 +14,9 @@ from relprop.errors import InvalidInput
 EMBEDDINGS = ("umap", "tsne", "spectral", "none")
 """How samples are laid out in the plane; `"none"` leaves it out."""
 
+PACKAGES = {"umap": ("umap",), "tsne": ("sklearn.manifold",)}
+"""What a layout needs beside what the graph needs."""
+
 LANDMARKS = {"umap": 50_000, "tsne": 10_000}
 """So many samples are laid out themselves; further ones go to the mean of their neighbours, again and again."""
 

@@ -37,7 +37,7 @@ def needed(name: str) -> Any:
             return import_module(name)
     except ImportError as error:
         package = {"sklearn": "scikit-learn", "umap": "umap-learn"}
-        first = name.partition(".")[0]
+        first = (error.name or name).partition(".")[0]  # umap needs pynndescent, scikit-learn needs scipy
         raise MissingExtra(
             f"this analysis needs {package.get(first, first)}\n  do: pip install 'relprop[analyse]'"
         ) from error

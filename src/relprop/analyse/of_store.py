@@ -163,7 +163,7 @@ def confirm_store(
     Raises:
         InvalidInput: another model or other data than the store's.
     """
-    _same(store, task)
+    check_same(store, task)
     places = {name: number for number, name in enumerate(task.samples.ids)}
     suspects = [pair for pair in analysis.suspects if pair[1].place is not None]
     chosen = suspects[: max(least, len(analysis.flagged))]
@@ -202,8 +202,8 @@ def _relevance(store: Store, settings: dict[str, Any]) -> Any:
     return store.relevance
 
 
-def _same(store: Store, task: Task) -> None:
-    """Refuse a task of another model or other data, where the store knows its own."""
+def check_same(store: Store, task: Task) -> None:
+    """Raise `InvalidInput` for a task of another model or other data, where the store knows its own."""
     told = (store.attributes.get("model") or {}).get("fingerprint")
     if told and told != model_fingerprint(task.explainer):
         raise InvalidInput(

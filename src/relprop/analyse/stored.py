@@ -17,6 +17,7 @@ from torch import Tensor
 from relprop.analyse.boxes import Box, box_mask, named, output_names
 from relprop.analyse.comparison import ModelComparison, Paired, cell_names, cells, compare_places, steps
 from relprop.analyse.context import ContextUse, context_table
+from relprop.analyse.graph import needed
 from relprop.analyse.signs import FLIPS
 from relprop.analyse.words import WordRow, class_words, compare_words, words_of
 from relprop.data import Preprocessing, pillow
@@ -206,6 +207,7 @@ def compare_stores(
             f"compare: the models of {first.path} and {second.path} have other classes\n"
             "  do: give models of the same outputs"
         )
+    needed("scipy.stats")  # missed before anything is read
     rows = _shared(first, second)
     guesses = [guesses_of(store)[own] for store, own in zip((first, second), rows, strict=True)]
     labels = first.column("label")[rows[0]]

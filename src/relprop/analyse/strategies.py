@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from relprop.analyse import maps as preparing
 from relprop.analyse import places
 from relprop.analyse.clustering import against_chance, best_number, clusterability, spectral_labels
-from relprop.analyse.embedding import EMBEDDINGS, embed
-from relprop.analyse.graph import SYMMETRIES, affinity, eigenpairs, neighbours
+from relprop.analyse.embedding import EMBEDDINGS, PACKAGES, embed
+from relprop.analyse.graph import EXACT, SYMMETRIES, affinity, eigenpairs, needed, neighbours
 from relprop.analyse.result import FLAGGED, Analysis, ClassAnalysis, Cluster
 from relprop.analyse.suspicion import Known, evidence
 from relprop.errors import InvalidInput
@@ -127,7 +127,9 @@ def spray(
     taken = np.arange(count) if rows is None else np.arange(count)[np.asarray(rows)]
     found: list[ClassAnalysis] = []
     refused: dict[int, str] = {}
-    classes = np.unique(targets[taken])
+    classes, sizes = np.unique(targets[taken], return_counts=True)
+    if (largest := int(sizes.max(initial=0))) >= how.smallest:
+        _check_packages(how, largest)
     for number, one in enumerate(classes):
         own = taken[targets[taken] == one]
         name = names[one] if 0 <= one < len(names) else f"class {one}"
@@ -148,6 +150,13 @@ def spray(
         )
     found.sort(key=lambda one: -one.clusterability)
     return Analysis(tuple(found), refused, {"method": "spray", **asdict(how)})
+
+
+def _check_packages(how: Settings, largest: int) -> None:
+    """Raise `MissingExtra` where a package that classes of up to `largest` samples need is missing, before any is analysed."""
+    graph = ("scipy.sparse.linalg", "sklearn.neighbors", "sklearn.cluster")
+    for name in (*graph, *(("pynndescent",) if largest > EXACT else ()), *PACKAGES.get(how.embedding, ())):
+        needed(name)
 
 
 class Refused(Exception):

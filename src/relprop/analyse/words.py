@@ -23,6 +23,7 @@ from relprop.analyse.comparison import (
     top,
 )
 from relprop.analyse.documents import unit
+from relprop.analyse.graph import needed
 from relprop.analyse.signs import FLIPS
 from relprop.errors import InvalidInput, MissingExtra
 from relprop.evaluate.similarity import spearman
@@ -244,12 +245,10 @@ def _parts(words: Words) -> dict[str, float]:
 
 def _table(texts: Sequence[Mapping[str, float]], vocabulary: Sequence[str]) -> Any:
     """Texts × words, sparse."""
-    from scipy.sparse import csr_array
-
     place = {word: i for i, word in enumerate(vocabulary)}
     cells = [(i, place[w], v) for i, words in enumerate(texts) for w, v in words.items() if w in place]
     rows, columns, values = zip(*cells, strict=True) if cells else ((), (), ())
-    return csr_array(
+    return needed("scipy.sparse").csr_array(
         (np.array(values, dtype=np.float64), (np.array(rows, dtype=np.int64), np.array(columns, dtype=np.int64))),
         shape=(len(texts), len(vocabulary)),
     )  # fmt: skip

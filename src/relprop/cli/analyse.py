@@ -11,7 +11,7 @@ import typer
 from relprop.analyse import FLAGGED, Analysis, ClassAnalysis, Cluster
 from relprop.analyse.embedding import EMBEDDINGS
 from relprop.analyse.maps import NORMS, SIGNS
-from relprop.analyse.of_store import confirm_store, folder_of, spray_store, too_small
+from relprop.analyse.of_store import check_same, confirm_store, folder_of, spray_store, too_small
 from relprop.analyse.strategies import Settings
 from relprop.cli import printing
 from relprop.cli.options import (
@@ -26,7 +26,7 @@ from relprop.cli.options import (
 )
 from relprop.errors import InvalidInput
 from relprop.run import Recipe, prepared
-from relprop.show.report import report
+from relprop.show.report import check_packages, check_place, report
 from relprop.store import PENDING, Store
 from relprop.store import open as open_store
 
@@ -96,11 +96,10 @@ def analyse(
             )
         held = open_store(store)
         folder = out or folder_of(store)
-        if page is not None and page.suffix.lower() not in (".html", ".htm"):
-            raise InvalidInput(
-                f"report: {str(page)!r} does not end in .html\n  do: give a file such as report.html"
-            )
-        _check_place(folder)
+        if page is not None:
+            check_place(page)
+        _check_folder(folder)
+        check_packages()
         chosen = None if only is None else [_class(held, name) for name in only]
         alone = chosen is not None or correct
         if together and alone:
@@ -116,6 +115,15 @@ def analyse(
                 "confirm: a mark is put into samples of other classes, and here all are together\n"
                 "  do: leave out --model and --data, or explain more samples a class"
             )
+        task = None
+        if model is not None and data:
+            recipe = Recipe(
+                model=model, data=data[0] if len(data) == 1 else data, weights=weights, size=size, device=device,
+                mean=numbers("mean", mean), std=numbers("std", std), classes=classes,
+            )  # fmt: skip
+            with printing.working(f"loading {model}, listing the data"):
+                task = prepared(recipe)
+            check_same(held, task)
         tell_unfinished(held)
         with printing.progress() as bar:
             shown = bar.add_task("analysing", total=None)
@@ -128,13 +136,9 @@ def analyse(
                 neighbours=neighbours, most=most, places=places, embedding=embedding, smallest=smallest, seed=seed,
             )  # fmt: skip
         analysis.save(folder)
-        if model is not None and data:
-            recipe = Recipe(
-                model=model, data=data[0] if len(data) == 1 else data, weights=weights, size=size, device=device,
-                mean=numbers("mean", mean), std=numbers("std", std), classes=classes,
-            )  # fmt: skip
+        if task is not None:
             with printing.working("confirming"):
-                analysis = confirm_store(held, analysis, prepared(recipe), seed=seed)
+                analysis = confirm_store(held, analysis, task, seed=seed)
             analysis.save(folder)
         written = report(held, analysis, page or folder / "report.html")
         if json:
@@ -155,7 +159,7 @@ def tell_unfinished(store: Store) -> None:
         )
 
 
-def _check_place(folder: Path) -> None:
+def _check_folder(folder: Path) -> None:
     """Refuse a place where the result cannot be written, before it is computed."""
     there = next(one for one in (folder.parent, *folder.absolute().parents) if one.exists())
     try:

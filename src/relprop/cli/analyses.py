@@ -19,6 +19,7 @@ from relprop.cli import printing
 from relprop.cli.options import JsonOption
 from relprop.errors import InvalidInput
 from relprop.show import save
+from relprop.show.picture import check_packages, check_place
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -64,6 +65,9 @@ def context(
       relprop context store/ --boxes boxes.csv --classes coco_to_imagenet.csv -o context.png
     """
     with printing.reporting():
+        if out is not None:
+            check_place(out)
+            check_packages()
         meant = None if classes is None else read_classes(classes)
         given, opened = read_boxes(boxes), stores.open(store)
         with printing.working("measuring"):

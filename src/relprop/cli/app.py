@@ -37,6 +37,7 @@ from relprop.data import DEMO, photographs_in
 from relprop.doctor import CHECKS
 from relprop.doctor import doctor as examine
 from relprop.errors import InvalidInput
+from relprop.show.picture import check_packages
 
 app = typer.Typer(
     name="relprop",
@@ -171,6 +172,7 @@ def explain(
         given = [Path(one) for one in inputs] if inputs else [DEMO / "cat.jpg"]
         found = photographs_in(given)
         several = len(found) > 1 or any(path.is_dir() for path in given)
+        check_packages()
         places = work.places(found, out, several)
         loaded = load_named(model, weights, size, mean, std, classes, device)
         explainer = relprop.Explainer(loaded.model, rules, method, batch_size=batch_size)

@@ -35,7 +35,7 @@ from relprop.evaluate.protocols import PROTOCOLS, Protocol, protocol
 from relprop.evaluate.statistics import scipy_stats
 from relprop.evaluate.table import METRICS
 from relprop.show import save
-from relprop.show.picture import check_place
+from relprop.show.picture import check_packages, check_place
 
 OUT = Path("relprop-evaluate.png")
 DEFAULT = Protocol(
@@ -188,7 +188,8 @@ def evaluate(
             print_agreements(agreements(names, seed), json)
             return
         check_place(out)
-        scipy_stats()  # which the tables need: missed before anything is computed
+        check_packages()  # which the figure needs, as the tables need scipy: missed before anything is computed
+        scipy_stats()
         work = work_of(data, chosen, (model, weights, size, mean, std, device), limit)
         if compiled:
             work = replace(work, model=_compiled(work.model))

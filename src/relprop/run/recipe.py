@@ -20,6 +20,7 @@ from relprop.models import Loaded, features_of, listener, load, usable
 from relprop.run.labels import labels_of_file
 from relprop.run.samples import Intake, Label, Samples, fingerprint
 from relprop.run.sources import opened
+from relprop.store.group import zarr_of
 from relprop.text import folder_model, folder_tokenizer, is_folder, labels_of
 from relprop.text.tokenizers import encode
 
@@ -135,6 +136,7 @@ def prepared(recipe: Recipe) -> Task:
         InvalidInput: the model, the data or the target are not there or do not fit.
         MissingExtra: a package that they need is missing.
     """
+    zarr_of()  # which the store needs: missed before anything is loaded
     loaded, explainer, intake = _model(recipe)
     given: Sequence[Label] = (
         () if recipe.labels is None or isinstance(recipe.labels, (str, Path)) else list(recipe.labels)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from relprop.engine.audit import LARGE
-from relprop.errors import InvalidInput, RelevanceWarning, RelpropError
+from relprop.errors import InvalidInput, MissingExtra, RelevanceWarning, RelpropError
 from relprop.explanation import Explanation
 from relprop.run.labels import Classes
 from relprop.run.recipe import Task
@@ -117,6 +117,8 @@ def read(task: Task, number: int) -> Sample | Failure:
     """One sample, or why it cannot be read."""
     try:
         return task.samples.read(number)
+    except MissingExtra:
+        raise
     except Exception as error:  # the user's files and code
         if fatal(error):
             raise
@@ -153,6 +155,8 @@ def _group(
 ) -> dict[int, list[Row] | Failure]:
     try:
         return dict(zip(places, _rows(task, held, labels), strict=True))
+    except MissingExtra:
+        raise
     except Exception as error:
         if fatal(error):
             raise

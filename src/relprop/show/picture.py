@@ -35,6 +35,13 @@ def show_extra() -> Iterator[None]:
         ) from error
 
 
+def check_packages() -> None:
+    """Raise `MissingExtra` where no picture can be drawn: what is slow to compute asks before, not when it draws."""
+    with show_extra():
+        import matplotlib.backends  # noqa: F401
+        import PIL.Image  # noqa: F401
+
+
 def png_bytes(picture: Image.Image) -> bytes:
     """The picture as the bytes of a PNG file."""
     buffer = io.BytesIO()

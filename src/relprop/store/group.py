@@ -21,7 +21,9 @@ def zarr_of() -> Any:
     try:
         import zarr
     except ImportError as error:
-        raise MissingExtra("stores need zarr\n  do: pip install 'relprop[run]'") from error
+        raise MissingExtra(
+            f"stores need zarr ({error.name} cannot be imported)\n  do: pip install 'relprop[run]'"
+        ) from error
     return zarr
 
 

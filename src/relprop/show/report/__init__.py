@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from relprop.analyse import Analysis
 from relprop.errors import InvalidInput, MissingExtra
+from relprop.show import picture
 from relprop.show.picture import whole
 from relprop.show.report.content import Content, content, fewer
 from relprop.store import Store
@@ -37,6 +38,15 @@ def report(store: Store | str | Path, analysis: Analysis, path: str | os.PathLik
         InvalidInput: the path has another ending, its folder is not there, or the analysis is of another store.
         MissingExtra: matplotlib, pillow or jinja2 is not installed.
     """
+    target = check_place(path)
+    page = report_html(store, analysis).encode("utf-8")
+    with whole(target) as file:
+        file.write(page)
+    return target
+
+
+def check_place(path: str | os.PathLike[str]) -> Path:
+    """Where `report` would write to. Raises `InvalidInput` where it could not."""
     target = Path(path)
     if target.suffix.lower() not in (".html", ".htm"):
         raise InvalidInput(
@@ -46,10 +56,13 @@ def report(store: Store | str | Path, analysis: Analysis, path: str | os.PathLik
         raise InvalidInput(
             f"report: there is no folder {str(target.parent)!r}\n  do: create it first, or choose another path"
         )
-    page = report_html(store, analysis).encode("utf-8")
-    with whole(target) as file:
-        file.write(page)
     return target
+
+
+def check_packages() -> None:
+    """Raise `MissingExtra` where no report can be made, as matplotlib, pillow or jinja2 is not installed."""
+    _template()
+    picture.check_packages()
 
 
 def report_html(store: Store | str | Path, analysis: Analysis, *, largest: int = LARGEST) -> str:
