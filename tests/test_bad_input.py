@@ -148,7 +148,45 @@ def test_an_output_that_is_not_finite(x: Tensor) -> None:
     module = nn.Sequential(nn.Flatten(), nn.Linear(32, 4)).double().eval()
     with torch.no_grad():
         module[1].weight.mul_(1e200)
-    refused(lambda: relprop.explain(module, x * 1e200), "output", "infinite")
+    refused(
+        lambda: relprop.explain(module, x * 1e200),
+        "output",
+        "infinite",
+        " begins at linear (1)",
+        "aten.linear.default",
+    )
+
+
+class Rooted(nn.Module):
+    """NaN where the hidden values are negative, infinity where they are divided by nothing; samples mix on demand."""
+
+    def __init__(self, mixes: bool = False, divides: bool = False) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.mixes, self.divides = mixes, divides
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.body(x - x.mean(0, keepdim=True) if self.mixes else x)
+        return self.head(hidden / (hidden * 0) if self.divides else hidden.sqrt())
+
+
+@pytest.mark.parametrize("method", ["lrp", "gradient", "integrated_gradients"])
+def test_nan_within_a_model_is_named_by_the_operation_that_begins_it(method: str) -> None:
+    inputs = torch.randn(2, 4)
+    message = refused(lambda: relprop.explain(Rooted().eval(), inputs, method=method), "NaN begins at sqrt (the model itself, test_bad_input.py:", "aten.sqrt.default")  # fmt: skip
+    assert "infinity" not in message
+    refused(lambda: relprop.explain(Rooted(divides=True).eval(), inputs, method=method), "infinity begins at div (", "; NaN begins at linear_1 (head, ")  # fmt: skip
+
+
+def test_a_model_that_gave_nan_first_is_asked_again_whether_samples_mix() -> None:
+    model, inputs = Rooted(mixes=True).eval(), torch.randn(2, 4)
+    with torch.no_grad():
+        model.body.bias.fill_(-1e3)
+    with pytest.raises(relprop.RelpropError):
+        relprop.explain(model, inputs)
+    with torch.no_grad():
+        model.body.bias.fill_(1e3)
+    refused(lambda: relprop.explain(model, inputs), "mean", "mixes the samples", error=relprop.CaptureError)
 
 
 @pytest.mark.parametrize("path", ["", "features", "features.1", "head"])

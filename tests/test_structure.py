@@ -84,6 +84,7 @@ ORDER = [
     "explain.inputs",
     "explain.images",
     "explain.captured",
+    "explain.finite",
     "explain.batches",
     "explain.seen",
     "explain.places",

@@ -18,7 +18,7 @@ from relprop.engine.graph import Graph, Node, Ref, map_output, parents, replace_
 from relprop.engine.ops import OPS
 from relprop.errors import InvalidInput
 from relprop.explain import Captured, Explainer, leaves_of
-from relprop.explain.inputs import check_finite
+from relprop.explain.finite import check_output
 from relprop.targets import Target, main_output, one_a_sample, sum_of_sample, weights_of
 
 Changed = Callable[[Node], Callable[..., Any] | None]
@@ -118,7 +118,7 @@ def differentiable(
             score = one_a_sample(target(output), batch)
     else:
         main = main_output(output)
-        check_finite(explainer.model, main)
+        check_output(explainer.model, captured, leaves, main_output(graph.output), main)
         weights, resolved = weights_of(target, main, batch)
         score = sum_of_sample(weights * main)
     points = tuple(values[name].detach() for name in sources)

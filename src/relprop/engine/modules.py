@@ -88,7 +88,7 @@ def _one_by_one(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str,
 def apart(run: Callable[..., Any], pair: Any, axes: Sequence[int | None]) -> bool | None:
     """Whether two samples get the outputs that each gets alone: then they can be explained one by one. `run`: what gives the
     outputs of arguments and keywords such as `pair`, whose samples lie along `axes`. None where that cannot be told: two
-    samples do not run, or an output's first dimension counts something else."""
+    samples do not run, an output's first dimension counts something else, or it has no finite value."""
 
     def alone(index: int) -> Any:
         given = map_samples(lambda leaf, axis: leaf.narrow(axis, index, 1).clone(), pair, axes)
@@ -103,13 +103,14 @@ def apart(run: Callable[..., Any], pair: Any, axes: Sequence[int | None]) -> boo
     for place, (whole, *parts) in enumerate(zip(both, first, second, strict=False)):
         if not (isinstance(whole, torch.Tensor) and whole.is_floating_point() and whole.dim()):
             continue
-        if any(part.shape[:1] != (1,) for part in parts):
+        if any(part.shape[:1] != (1,) for part in parts) or not bool(torch.isfinite(whole).any()):
             found.add(None)
         elif whole.shape[0] == 2 and all(part.shape[1:] == whole.shape[1:] for part in parts):
             own = torch.cat(parts)
             if not (alike := _alike(whole, own, 0.0)):  # rounding may be blown up on the way
                 near = near or pytree.tree_leaves(run(*map_samples(_nudged, pair, axes)))
-                alike = _alike(whole, own, _ROUNDING * float((near[place] - whole).abs().max()))
+                moved = (near[place] - whole).abs().nan_to_num(0.0, 0.0).max()
+                alike = _alike(whole, own, _ROUNDING * float(moved))
             found.add(alike)
     return False if False in found else found == {True} or None
 
@@ -124,7 +125,8 @@ _ROUNDING = 30  # times what a nudge of the inputs' last bits does
 def _alike(value: torch.Tensor, other: torch.Tensor, rounding: float) -> bool:
     """Whether two values are equal but for what another order of sums does to them."""
     loose = 1e-2 if value.dtype in (torch.float16, torch.bfloat16) else 1e-4
-    scale = loose * max(1.0, float(value.abs().max())) if value.numel() else 0.0
+    finite = value[torch.isfinite(value)]
+    scale = loose * max(1.0, float(finite.abs().max())) if finite.numel() else 0.0
     return torch.allclose(value, other, rtol=loose, atol=max(scale, rounding), equal_nan=True)
 
 

@@ -47,7 +47,7 @@ class Batches:
 class Captured:
     """A canonised graph with its facts, and what is derived from it on first use.
 
-    `checked`: it was found to compute what the model computes; `counts`: the numbers of samples for which that was asked
+    `checked`: it was found to compute what the model computes; `finite`: it has given finite outputs; `counts`: the numbers of samples for which that was asked
     apart, since the model may take another way for them; `batches`: whether samples leave each other alone. `images`: the inputs that run through it with their channels last
     in memory.
     """
@@ -60,6 +60,7 @@ class Captured:
     compiled: dict[int, CompiledWalks] = field(default_factory=dict)  # by the identity of their program
     lock: threading.RLock = field(default_factory=threading.RLock)
     checked: bool = False
+    finite: bool = False
     counts: set[int] = field(default_factory=set)
     batches: Batches = field(default_factory=Batches)
     images: frozenset[str] = frozenset()
@@ -86,6 +87,13 @@ def clear_cache() -> None:
     with LOCK:
         _CACHE.clear()
         _FAMILIES.clear()
+
+
+def forget(model: Any) -> None:
+    """Forget the captured graphs of a model."""
+    with LOCK:
+        _CACHE.pop(model, None)
+        _FAMILIES.pop(model, None)
 
 
 def captured_graph(

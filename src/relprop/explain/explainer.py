@@ -30,6 +30,7 @@ from relprop.errors import CaptureError, ConservationError, InvalidInput, Unsupp
 from relprop.explain.batches import fitting, join, rank_of, sizes_of, slice_batch, slice_target
 from relprop.explain.captured import Captured, captured_graph, check_batch, check_count, run_eagerly
 from relprop.explain.conditions import Condition
+from relprop.explain.finite import refuse_output
 from relprop.explain.inputs import (
     Inputs,
     arguments,
@@ -306,7 +307,11 @@ class Explainer:
             size = 1
         elif self.batch_size is None:
             size = min(batch, fitting(captured.graph, (args, kwargs)))
-        check_batch(self.model, captured, args, kwargs)
+        try:
+            check_batch(self.model, captured, args, kwargs)
+        except CaptureError:
+            refuse_output(self.model, captured, args, kwargs)  # beside NaN nothing is told of samples
+            raise
         states = states_of(self.model) if size < batch else frozenset()
         for count in {min(size, batch), batch % size or size}:  # of all parts, before the first is explained
             check_count(

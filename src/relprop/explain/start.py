@@ -20,8 +20,8 @@ from relprop.engine.propagate import HALF, Program, Segments, record, walk
 from relprop.errors import CaptureError, InvalidInput
 from relprop.explain.captured import Captured, leaves_alone, leaves_of, weights_by_node
 from relprop.explain.explainer import Explainer
+from relprop.explain.finite import check_output
 from relprop.explain.images import with_channels_last
-from relprop.explain.inputs import check_finite
 from relprop.targets import Score, Target, main_output, sum_of_sample, weights_of
 
 
@@ -87,7 +87,7 @@ def start(
         raise InvalidInput(
             f"target: the output has shape {tuple(output.shape)} for {passed.batch} samples\n  do: give a model whose output has the batch first"
         )
-    check_finite(explainer.model, output)
+    _check(explainer, captured, passed, ref, output)
     weights, resolved = weights_of(target, output, passed.batch)
     if ref not in captured.facts.data:
         raise InvalidInput(
@@ -97,6 +97,10 @@ def start(
     seed = weights * output
     seed = seed.float() if seed.dtype in HALF else seed
     return {ref: seed}, sum_of_sample(seed), resolved, []
+
+
+def _check(explainer: Explainer, captured: Captured, passed: Forward, ref: Ref, output: Tensor) -> None:
+    check_output(explainer.model, captured, passed.leaves, ref, output, explainer.options.get("autocast"))
 
 
 def _scorer_program(scorer: Explainer, args: tuple[Any, ...]) -> tuple[Captured, Program]:
@@ -125,9 +129,9 @@ def _start_callable(
     """A callable target is captured like a model and walked first."""
     leaves, spec = pytree.tree_flatten(passed.output)
     refs = pytree.tree_leaves(captured.graph.output, is_leaf=lambda leaf: isinstance(leaf, Ref))
-    for leaf in leaves:
-        if isinstance(leaf, Tensor) and leaf.is_floating_point():
-            check_finite(explainer.model, leaf)
+    for place, leaf in zip(refs, leaves, strict=True):
+        if isinstance(place, Ref) and isinstance(leaf, Tensor) and leaf.is_floating_point():
+            _check(explainer, captured, passed, place, leaf)
     module = Score(target, spec)
     expected = module.score_of(leaves, passed.batch)
     kinds = [
