@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -176,6 +176,16 @@ class Output:
 torch.utils._pytree.register_dataclass(Output)
 
 
+class Named(NamedTuple):
+    hidden: Tensor
+    logits: Tensor
+
+
+@dataclasses.dataclass
+class Unknown:
+    logits: Tensor
+
+
 class Outputs(nn.Module):
     def __init__(self, how: str) -> None:
         super().__init__()
@@ -189,6 +199,12 @@ class Outputs(nn.Module):
             return {"out": self.logits(hidden), "aux": self.boxes(hidden)}
         if self.how == "object":
             return Output(self.logits(hidden), hidden)
+        if self.how == "named":
+            return Named(hidden, self.logits(hidden))
+        if self.how == "unknown":
+            return Unknown(self.logits(hidden))
+        if self.how == "boxes":
+            return {"boxes": self.boxes(hidden), "scores": self.logits(hidden)}
         if self.how == "nested":
             return {"heads": [self.logits(hidden), (self.boxes(hidden),)]}
         if self.how == "single":
@@ -202,6 +218,7 @@ PICK = {
     "dict": lambda y: y["logits"][:, 1],
     "out": lambda y: y["out"][:, 1],
     "object": lambda y: y.logits[:, 1],
+    "named": lambda y: y.logits[:, 1],
     "nested": lambda y: y["heads"][0][:, 1],
     "single": lambda y: y[0][:, 1],
     "tuple": lambda y: y[0][:, 1],
@@ -221,12 +238,29 @@ def test_a_function_picks_from_several_outputs(how: str) -> None:
     assert type(found.output) is type(outputs(how)[0](outputs(how)[1]))
 
 
-@pytest.mark.parametrize("how", ["dict", "out", "object", "single"])
+@pytest.mark.parametrize("how", ["dict", "out", "object", "named", "single"])
 def test_the_main_output_is_found_by_its_name(how: str) -> None:
     expected = relprop.explain(*outputs("plain"), 1)
     assert torch.allclose(
         relprop.explain(*outputs(how), 1).relevance, expected.relevance, rtol=1e-12, atol=1e-14
     )
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("tuple", r"\(2 values\)\n  do: .* target=lambda y: y\[0\]\[:, 3\]"),
+        ("boxes", r"\(boxes, scores\)\n  do: .* target=lambda y: y\['boxes'\]\[:, 3\]"),
+    ],
+)
+def test_several_outputs_without_a_main_one_are_named(how: str, words: str) -> None:
+    with pytest.raises(relprop.InvalidInput, match=words):
+        relprop.explain(*outputs(how))
+
+
+def test_a_dataclass_that_torch_does_not_know_is_told_how_to_make_known() -> None:
+    with pytest.raises(relprop.CaptureError, match=r"do: torch.export.register_dataclass\(Unknown\)"):
+        relprop.explain(*outputs("unknown"))
 
 
 def test_a_function_may_join_several_outputs() -> None:

@@ -48,19 +48,30 @@ def main_output(output: Any) -> Any:
     """
     if isinstance(output, (Tensor, Ref)):
         return output
-    if isinstance(output, Mapping) or dataclasses.is_dataclass(output):
-        for name in MAIN:
-            part = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+    names = _names(output)
+    for name in MAIN:
+        if name in names:
+            part = output[name] if isinstance(output, Mapping) else getattr(output, name)
             if isinstance(part, (Tensor, Ref)):
                 return part
     leaves = [leaf for leaf in pytree.tree_leaves(output, is_leaf=_is_value) if _is_value(leaf)]
     if len(leaves) == 1:
         return leaves[0]
-    names = ", ".join(map(str, output)) if isinstance(output, Mapping) else f"{len(leaves)} values"
+    told = ", ".join(map(str, names)) if names else f"{len(leaves)} values"
+    first = "[0]" if not names else f"[{names[0]!r}]" if isinstance(output, Mapping) else f".{names[0]}"
     raise InvalidInput(
-        f"target: the model returns several outputs ({names})\n"
-        "  do: give a callable that takes the output and returns one score a sample: target=lambda y: y[0][:, 3]"
+        f"target: the model returns several outputs ({told})\n"
+        f"  do: give a callable that takes the output and returns one score a sample: target=lambda y: y{first}[:, 3]"
     )
+
+
+def _names(output: Any) -> list[Any]:
+    """The names of the parts of a mapping, a named tuple or a dataclass; none for any other output."""
+    if isinstance(output, Mapping):
+        return list(output)
+    if dataclasses.is_dataclass(output):
+        return [field.name for field in dataclasses.fields(output)]
+    return list(getattr(output, "_fields", ()))
 
 
 def _is_value(leaf: Any) -> bool:

@@ -12,6 +12,7 @@ these, with real values.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -59,7 +60,11 @@ def trace(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
     if not any(
         isinstance(leaf, Ref) for leaf in pytree.tree_leaves(output, is_leaf=lambda x: isinstance(x, Ref))
     ):
-        raise CaptureError(f"the model returns {type(output).__name__}, in which there is no tensor")
+        name = type(output).__name__
+        what, do = "in which there is no tensor", "return a tensor, or a tuple, named tuple or dict of them"
+        if dataclasses.is_dataclass(output):
+            what, do = "a dataclass that torch does not know", f"torch.export.register_dataclass({name})"
+        raise CaptureError(f"the model returns {name}, {what}\n  do: {do}")
     inputs = tuple(node.name for node in tape.nodes if node.kind == "input")
     return Graph(tuple(tape.nodes), inputs, output, tape.constants, batched=False, concrete=True)
 
