@@ -566,6 +566,9 @@ def make():
 
 def data():
     return TensorDataset(torch.arange(480.).reshape(10, 3, 4, 4).sin(), torch.arange(10) % 3)
+
+def damaged():
+    return [torch.ones(3, 4, 4), torch.full((3, 4, 4), float("nan")), torch.zeros(3, 4, 4)]
 """
 
 
@@ -596,6 +599,11 @@ def test_the_command_runs_resumes_and_prints(
         shown = capsys.readouterr().err
         assert words in shown and "Traceback" not in shown and shown.count("error:") == 1
     assert main(["run", "--store", "t"]) == 2 and "--data" in capsys.readouterr().err
+    capsys.readouterr()
+    failing = ["run", "--model", "run_nets:make", "--data", "run_nets:damaged", "--store", "f"]
+    assert main(failing) == 0
+    assert "note: 1 of 3 samples failed" in capsys.readouterr().err.splitlines()[-1]
+    assert main([*failing, "--resume", "--strict"]) == 2
     held = stores.open(tmp_path / "s")
     assert held.attributes["command"].startswith("relprop") and held.done.all()
 

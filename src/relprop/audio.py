@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from relprop.data import file_of
 from relprop.errors import InvalidInput, MissingExtra
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf")
@@ -42,11 +43,7 @@ def open_recording(path: str | Path, rate: int | None = None) -> Recording:
     Raises `InvalidInput` where there is no such file, it is no sound, or it is empty; `MissingExtra` without
     soundfile (and, for another rate, scipy).
     """
-    file = Path(path)
-    if file.is_dir():
-        raise InvalidInput(f"{file}: a folder, not a recording\n  do: give one of the files in it")
-    if not file.exists():
-        raise InvalidInput(f"{file}: no such file\n  do: look at the path")
+    file = file_of(path, "recording")
     return read_recording(file, str(file), rate)
 
 

@@ -129,16 +129,24 @@ class Preprocessing:
         )
 
 
+def file_of(path: str | Path, what: str) -> Path:
+    """The file at a path. Raises `InvalidInput` where there is none, a folder (which is no `what`), or an empty one."""
+    file = Path(path)
+    if file.is_dir():
+        raise InvalidInput(f"{file}: a folder, not a {what}\n  do: give one of the files in it")
+    if not file.exists():
+        raise InvalidInput(f"{file}: no such file\n  do: look at the path")
+    if file.is_file() and file.stat().st_size == 0:
+        raise InvalidInput(f"{file}: an empty file, of 0 bytes\n  do: fetch it again, or leave it out")
+    return file
+
+
 def open_photograph(path: str | Path) -> Image:
     """The photograph in a file: RGB, upright by its EXIF orientation, transparency over white.
 
     Raises `InvalidInput` where there is no such file or it is no readable picture.
     """
-    file = Path(path)
-    if file.is_dir():
-        raise InvalidInput(f"{file}: a folder, not a photograph\n  do: give one of the files in it")
-    if not file.exists():
-        raise InvalidInput(f"{file}: no such file\n  do: look at the path")
+    file = file_of(path, "photograph")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return read_photograph(file, str(file))

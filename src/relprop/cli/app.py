@@ -68,6 +68,8 @@ def root(
     Examples:
       relprop explain                  a bundled photograph, a bundled network
       relprop explain cat.jpg --model resnet50
+
+    Exit status: 0 success, 1 a failed check, 2 bad input (also where one of several photographs could not be read), 130 interrupted.
     """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())

@@ -146,6 +146,9 @@ def run(
     std: StdOption = None,
     classes: ClassesOption = None,
     device: DeviceOption = "cpu",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit status 2 where any sample fails. Default: where all do.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Explain a whole data set into a store, which may be stopped at any moment and gone on with.
@@ -188,7 +191,13 @@ def run(
             printing.print_json("run", as_json(task, summary))
         else:
             print_summary(task, summary)
-        if summary.done == 0:
+        if summary.failed:
+            printing.say(
+                f"note: {summary.failed} of {summary.samples} samples failed, their reasons are in the store"
+                + ("" if strict else " (--strict makes that exit status 2)"),
+                "yellow",
+            )
+        if summary.done == 0 or (strict and summary.failed):
             raise typer.Exit(2)
 
 

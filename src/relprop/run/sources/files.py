@@ -27,7 +27,7 @@ def pictures(paths: Sequence[Path], intake: Intake) -> Samples:
 
     def read(number: int) -> Sample:
         file = found[number].file
-        return intake.picture(data.read_photograph(_there(file), str(file)))
+        return intake.picture(data.read_photograph(data.file_of(file, "picture"), str(file)))
 
     return _samples("image", paths, found, read)
 
@@ -38,7 +38,7 @@ def recordings(paths: Sequence[Path], intake: Intake) -> Samples:
 
     def read(number: int) -> Sample:
         file = found[number].file
-        return intake.recording(audio.read_recording(_there(file), str(file), intake.rate))
+        return intake.recording(audio.open_recording(file, intake.rate))
 
     lengths = [audio.seconds_of(one.file) for one in found]
     return _samples("audio", paths, found, read, max(range(len(found)), key=lengths.__getitem__))
@@ -60,14 +60,6 @@ def _samples(
         labels=[one.label for one in found] if any(one.label for one in found) else [],
         longest=longest,
     )
-
-
-def _there(file: Path) -> Path:
-    if not file.is_file():
-        raise InvalidInput(f"{file}: no such file\n  do: look at the path")
-    if file.stat().st_size == 0:
-        raise InvalidInput(f"{file}: an empty file, of 0 bytes\n  do: fetch it again, or leave it out")
-    return file
 
 
 def found_in(paths: Sequence[Path], endings: Sequence[str], what: str) -> list[Found]:
