@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -259,6 +260,18 @@ def test_a_model_that_mixes_samples(how: str, x: Tensor) -> None:
     alone = torch.cat([relprop.explain(module, x[i : i + 1], 0).relevance for i in range(2)])
     assert torch.allclose(found.relevance, alone)
     assert torch.allclose(found.output, torch.cat([module(x[i : i + 1]) for i in range(2)]))
+
+
+@pytest.mark.parametrize("how", ["mean", "flip", "pairs", "softmax"])
+def test_one_sample_of_a_model_that_mixes_samples_is_explained(how: str, x: Tensor) -> None:
+    module = randomise(Mixes(how).double()).eval()
+    with contextlib.suppress(relprop.RelpropError):
+        relprop.explain(module, x, 0)
+    for _ in range(2):
+        found = relprop.explain(module, x[:1], 0)
+        assert torch.allclose(found.output, module(x[:1]).detach()) and found.relevance.shape == x[:1].shape
+    with pytest.raises(relprop.RelpropError, match="sample"):
+        relprop.explain(module, x, 0)
 
 
 class Unsupported(nn.Module):

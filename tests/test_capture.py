@@ -512,6 +512,25 @@ def test_a_model_written_for_one_sample_is_explained_sample_by_sample() -> None:
     assert close(found.relevance, torch.cat(expected))
 
 
+def test_a_graph_network_is_explained_in_a_module_that_takes_its_graph_out_of_a_batch_of_one() -> None:
+    def over_edges(m: Any, x: Tensor, edges: Tensor) -> Tensor:
+        source, target = edges
+        hidden = m.relu(m.a(x))
+        summed = torch.zeros_like(hidden).index_add(0, target, hidden[source])
+        result: Tensor = m.c(m.relu(summed - hidden)).mean(0, keepdim=True)
+        return result
+
+    graph = net(over_edges)
+    module = net(lambda m, x, edges: m.graph(x[0], edges), graph=graph)
+    x, edges = randn(5, 6), torch.tensor([[0, 1, 2, 3, 4, 0], [1, 2, 3, 4, 0, 2]])
+    with pytest.raises(CaptureError, match=r"model\(x\[0\]\), and give x\[None\]"):
+        relprop.explain(graph, (x, edges), 1)
+    found = relprop.explain(module, (x[None], edges), 1, relprop.rules.Epsilon(1e-12))
+    leaf = x.clone().requires_grad_()
+    graph(leaf, edges)[0, 1].backward()
+    assert torch.allclose(found.relevance[0][0], leaf * leaf.grad, rtol=1e-4, atol=1e-7)
+
+
 @pytest.mark.parametrize("keyword", [True, False])
 def test_an_input_that_samples_share_keeps_its_shape_when_they_are_walked_one_by_one(keyword: bool) -> None:
     def one_sample(m: Any, x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:

@@ -138,6 +138,7 @@ class Graph:
     constants: dict[str, torch.Tensor] = field(default_factory=dict)
     batched: bool = True  # False: captured for one sample; a batch is walked sample by sample
     concrete: bool = False  # True: recorded from one call; holds for that sample only
+    lone: bool = False  # True: of a single sample given to a model that would mix it with others
     shared: frozenset[str] = (
         frozenset()
     )  # inputs without a batch, the same for all samples: they are not explained

@@ -182,7 +182,8 @@ def _mixed(node: Node, what: str) -> CaptureError:
     return CaptureError(
         f"{node.operation} at {node.where()} {what}, so that no sample has an explanation of its own\n"
         "  do: explain the part of the model before it, or give one sample at a time; where the model takes steps before"
-        " samples, wrap it in a module whose forward is model(x.transpose(0, 1))"
+        " samples, wrap it in a module whose forward is model(x.transpose(0, 1)); where it takes one sample without a batch"
+        " (the nodes of a graph), in one whose forward is model(x[0]), and give x[None]"
     )
 
 

@@ -19,7 +19,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from relprop.engine.analyse import analyse
-from relprop.engine.batch import batch_axes, map_samples, samples, states_of
+from relprop.engine.batch import batch_axes, batch_size, map_samples, samples, states_of
 from relprop.engine.exported import first_line, graph_of
 from relprop.engine.frontends import keras, torchscript
 from relprop.engine.graph import Graph
@@ -43,6 +43,7 @@ def from_module(
     check_module(model)
     reason = "it computes with a fixed batch size"
     free = free and any(map(_lengths, pytree.tree_leaves((args, kwargs))))
+    single, lone = batch_size((args, kwargs)) == 1, False
     for count, lengths in [(n, length) for n in counts for length in ((True, False) if free else (False,))]:
         try:
             graph = from_export(model, args, kwargs, count, lengths)
@@ -52,10 +53,11 @@ def from_module(
         mixes = count > 1 and _mixes(graph)
         if lengths and mixes:  # a length that is open can be taken for the batch
             continue
-        if count == 1 or (graph.batched and not (mixes and _one_by_one(model, args, kwargs))):
-            return graph
+        lone = lone or (mixes and single)  # there is nothing to mix it with
+        if count == 1 or (graph.batched and not (mixes and (lone or _one_by_one(model, args, kwargs)))):
+            return dataclasses.replace(graph, lone=lone)
     try:
-        return from_call(model, args, kwargs)
+        return dataclasses.replace(from_call(model, args, kwargs), lone=lone)
     except CaptureError as error:
         raise CaptureError(
             f"the model {type(model).__name__} cannot be captured\n  torch.export: {reason}\n"

@@ -116,6 +116,9 @@ def captured_graph(
         general = (*key[:2], tuple(length_free(leaf, batch) for leaf in leaves))
         kinds = _FAMILIES.setdefault(model, {})
         families = kinds.setdefault(general, [])
+        if batch > 1:  # a model that mixes samples is captured anew, to be refused
+            families[:] = [family for family in families if not family.graph.lone]
+            captured = None if captured is not None and captured.graph.lone else captured
         if captured is not None and check and not (captured.checked or captured.graph.concrete):
             captured.checked = _verified(model, captured, args, kwargs)
             if not captured.checked:
