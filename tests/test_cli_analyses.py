@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+import relprop
 from relprop.analyse import load
 from relprop.cli import main
 from relprop.store import write_store
@@ -139,6 +143,32 @@ def test_strategies_leave_as_a_table_and_a_project_and_come_back(
     small = a_store(folder / "small", **{name: np.asarray(store.column(name))[:3] for name in ("relevance", "output", "label", "thumbnail")}, id=["a", "b", "c"])  # fmt: skip
     assert len(small) == 3 and main(["export", "small", "--analysis", "analysis", "--virelay", "y"]) == 2
     assert "the analysis of this store" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_told_and_leaves_nothing_half_written(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = a_store(folder / "store")
+    an_analysis(store).save(folder / "analysis")
+    command = ["export", "store", "--analysis", "analysis"]
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as disk:
+        disk.setattr("os.fsync", full)
+        assert main([*command, "--table", "rows.csv"]) == 2
+    assert "rows.csv: cannot be written (No space left on device)\n  do: make room" in capsys.readouterr().err
+    with monkeypatch.context() as disk:
+        disk.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
+        assert main([*command, "--virelay", "project"]) == 2
+    assert "and the disk has 100\n  do: make room" in capsys.readouterr().err
+    with monkeypatch.context() as disk:
+        disk.setattr("relprop.store.write.add_column", full)
+        with pytest.raises(relprop.RelpropError, match="do: make room"):
+            write_store(folder / "new", relevance=np.ones((4, 8, 8)), output=np.ones((4, 2)))
+    assert sorted(path.name for path in folder.iterdir()) == ["analysis", "project", "store"]
+    assert main([*command, "--virelay", "project", "--table", "rows.csv"]) == 0
 
 
 def test_classes_too_small_for_an_analysis_are_analysed_together(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import platform
 import sys
@@ -97,7 +98,7 @@ def reporting() -> Iterator[None]:
         except (MemoryError, torch.OutOfMemoryError) as error:
             raise _failed("the memory does not suffice\n  do: a smaller --batch-size or --size", 2) from error
         except OSError as error:
-            raise _failed(plain(error), 2) from error
+            raise _failed(f"{plain(error)}\n  do: {_remedy(error)}", 2) from error
         except KeyboardInterrupt as error:
             raise _failed("interrupted", 130) from error
 
@@ -111,6 +112,14 @@ def plain(error: OSError) -> str:
     """An error of the operating system in one line: the file and what is wrong with it."""
     words = error.strerror or str(error) or type(error).__name__
     return f"{error.filename}: {words}" if error.filename else words
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "make room, or give another place"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "ask for the right to, or give another place"
+    return "look at the path"
 
 
 def print_json(command: str, content: dict[str, Any]) -> None:

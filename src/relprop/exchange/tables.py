@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from relprop.analyse.result import Analysis
 from relprop.errors import InvalidInput, MissingExtra
+from relprop.show.picture import whole
 
 SUFFIXES = (".csv", ".parquet")
 
@@ -74,28 +76,23 @@ def save_table(columns: Mapping[str, Sequence[Any]], file: str | Path) -> Path:
             f"{path}: neither CSV nor Parquet\n  do: a name that ends in {' or '.join(SUFFIXES)}"
         )
     write = _csv if path.suffix.lower() == ".csv" else _parquet
-    try:
-        write(columns, path)
-    except OSError as error:
-        if isinstance(error, ImportError):
-            raise
-        raise InvalidInput(
-            f"{path}: cannot be written ({error.strerror or error})\n  do: give another place"
-        ) from error
+    with whole(path) as opened:
+        write(columns, opened)
     return path
 
 
-def _csv(columns: Mapping[str, Sequence[Any]], path: Path) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
+def _csv(columns: Mapping[str, Sequence[Any]], file: IO[bytes]) -> None:
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+    writer = csv.writer(text)
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    text.detach()
 
 
-def _parquet(columns: Mapping[str, Sequence[Any]], path: Path) -> None:
+def _parquet(columns: Mapping[str, Sequence[Any]], file: IO[bytes]) -> None:
     try:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
         raise MissingExtra("Parquet needs pyarrow\n  do: pip install 'relprop[exchange]'") from error
-    parquet.write_table(pyarrow.table({name: list(values) for name, values in columns.items()}), path)
+    parquet.write_table(pyarrow.table({name: list(values) for name, values in columns.items()}), file)

@@ -6,6 +6,8 @@ The layout is the one that ViRelAy reads, which is flatter than its published de
 from __future__ import annotations
 
 import json
+import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ def write_virelay(folder: str | Path, project: Project) -> Path:
     package, dump = h5py(), yaml()
     try:
         place.mkdir(parents=True, exist_ok=True)
+        _check_room(place, project)
         with package.File(place / FILES["data"], "w") as file:
             _fill(file, "data", project.images, np.asarray(project.images[:1]).dtype)
             file["label"] = _image_labels(project)
@@ -103,6 +106,19 @@ def _check(place: Path, project: Project) -> None:
     if names and not all(next(iter(names))):
         raise InvalidInput(
             "categories: without an embedding or a clustering\n  do: give one of each at least"
+        )
+
+
+def _check_room(place: Path, project: Project) -> None:
+    """Raise `InvalidInput` where the disk has no room for the arrays: HDF5 ends the process when a disk is full."""
+    needed = sum(
+        math.prod(values.shape) * np.asarray(values[:1]).itemsize
+        for values in (project.images, project.relevance, project.prediction)
+    )
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise InvalidInput(
+            f"{place}: the project may take {needed:,} bytes, and the disk has {free:,}\n  do: make room, or give another place"
         )
 
 

@@ -140,10 +140,14 @@ def create(
             "command": "",
             "classes": [],
         }
-        group = zarr.create_group(making, zarr_format=3, attributes={**told, **attributes})
-        for name, spec in whole.items():
-            add_column(group, name, samples, size, spec)
-        making.replace(place)
+        try:
+            group = zarr.create_group(making, zarr_format=3, attributes={**told, **attributes})
+            for name, spec in whole.items():
+                add_column(group, name, samples, size, spec)
+            making.replace(place)
+        except BaseException:
+            shutil.rmtree(making, ignore_errors=True)
+            raise
     return reopen(place, durable=durable)
 
 
