@@ -936,11 +936,6 @@ NORMS: DICT = {
     ],
     "aten.instance_norm.default": [
         Sample(lambda x, w, b: F.instance_norm(x, weight=w, bias=b), **on(4, 3), weights=((4,), (4,))),
-        Sample(
-            lambda x, m, v: F.instance_norm(x, m, v.abs() + 0.5, use_input_stats=False),
-            **on(4, 3),
-            weights=((4,), (4,)),
-        ),
     ],
     "aten.rms_norm.default": [
         with_weights("aten.rms_norm.default", (2, 4), [4], WEIGHT),

@@ -553,6 +553,18 @@ def test_folding_is_folding_by_hand(kind: str, rule: str) -> None:
     assert all(row.kind != "batch_norm" for row in relprop.explain(module, x, 1, composite).plan)
 
 
+@pytest.mark.parametrize("kind", [kind for kind in SHAPES if kind != "linear"])
+@pytest.mark.parametrize("rule", ALL_RULES)
+def test_instance_norm_by_running_statistics_is_batch_norm(kind: str, rule: str) -> None:
+    module, _, x = normed(kind)
+    other = copy.deepcopy(module)
+    norm = nn.InstanceNorm1d if kind == "series" else nn.InstanceNorm2d
+    other.norm = norm(6, affine=True, track_running_stats=True, dtype=x.dtype).eval()
+    other.norm.load_state_dict(module.norm.state_dict())
+    composite = Composite([("first", ALL_RULES[rule]), ("weighted", rules.Epsilon(0.0))])
+    assert torch.equal(relevance(module, x, composite, 1), relevance(other, x, composite, 1))
+
+
 @pytest.mark.parametrize("name", ["residual", "dense", "series", "volume", "shuffle", "normalised"])
 def test_folding_changes_nothing_under_lrp0(name: str) -> None:
     module, x = network(name)

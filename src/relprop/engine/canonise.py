@@ -232,6 +232,17 @@ def fold_batch_norm(graph: Graph) -> Graph:
     return drop_dead(dataclasses.replace(graph, nodes=tuple(result), output=output))
 
 
+def unify_batch_norm(graph: Graph) -> Graph:
+    """Instance normalisation by running statistics is the batch normalisation that it is in eval mode."""
+    nodes = (
+        dataclasses.replace(node, function=aten.batch_norm.default)
+        if node.function is aten.instance_norm.default and len(node.args) == 9 and node.args[5] is False
+        else node
+        for node in graph.nodes
+    )
+    return dataclasses.replace(graph, nodes=tuple(nodes))
+
+
 def batch_norm_arguments(node: Node) -> tuple[Any, Any, Any, Any, float] | None:
     """Scale, shift, mean, variance and eps of a batch normalisation by running statistics; None for other operations."""
     name, args = str(node.function), node.args
@@ -362,6 +373,7 @@ REWRITES: list[Callable[[Graph], Graph]] = [
     fuse_bias,
     join_linears,
     fuse_padding,
+    unify_batch_norm,
     fold_batch_norm,
     reshape_views,
     drop_dead,

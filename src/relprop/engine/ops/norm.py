@@ -140,9 +140,6 @@ def own_norm(step: Step, relevance: Any) -> Shares:
     if isinstance(step.rule, Pass):
         _give_all(step, r, 0 if "normalized_shape" in a else r.dim() - 2)
         return Shares({0: r})
-    if a.get("use_input_stats") is False:
-        f = _diagonal(step, index, a["weight"], a["bias"], a["running_mean"], a["running_var"], a["eps"])
-        return by_rule(step, 0, f, r, argument_named(step, "weight"), argument_named(step, "bias"))
     x: Tensor = step.args[0]
     groups = _groups(step.node.operation, x, a)
     factor = groups.factor(x)
