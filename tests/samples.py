@@ -275,6 +275,7 @@ SUMS: DICT = {
     ],
     "aten.scatter_add.default": [
         Sample(lambda x, y: x.scatter_add(1, index(0, 2, 0).expand(x.shape[0], 3), y), **two((4,), (3,))),
+        Sample(lambda x, y: x.scatter_add(1, index(0, 2, 0).expand(x.shape[0], 3), y), **two((4,), (5,))),
         Sample(
             lambda x: x.new_zeros(x.shape[0], 4).scatter_add(1, index(0, 2, 0).expand(x.shape[0], 3), x),
             **on(3),
@@ -284,7 +285,23 @@ SUMS: DICT = {
         Sample(
             lambda x, y: x.scatter_reduce(1, index(0, 2, 0).expand(x.shape[0], 3), y, "sum"),
             **two((4,), (3,)),
-        )
+        ),
+        *(
+            Sample(
+                lambda x, y, how=how, own=own: x.scatter_reduce(
+                    1, index(0, 2, 0).expand(x.shape[0], 3), y, how, include_self=own
+                ),
+                **two((4,), (5,)),
+            )
+            for how in ("mean", "amax", "amin")
+            for own in (True, False)
+        ),
+        Sample(
+            lambda y: y.new_zeros(y.shape[0], 4).scatter_reduce(
+                1, index(0, 2, 0).expand(y.shape[0], 3), y, "amax"
+            ),
+            **on(3),
+        ),
     ],
     "aten.col2im.default": [
         Sample(lambda x: F.fold(x, (3, 3), 2), **on(8, 4)),

@@ -353,3 +353,25 @@ def test_batch_statistics_are_refused() -> None:
     module = nn.BatchNorm2d(3, track_running_stats=False).double().eval()
     with pytest.raises((relprop.UnsupportedOperation, relprop.CaptureError)):
         relprop.explain(nn.Sequential(module, nn.Flatten()).eval(), drawn((2, 3, 4, 4), 0, False))
+
+
+class Meeting(nn.Module):
+    """The largest of the values that meet at each of three places."""
+
+    def __init__(self, own: bool) -> None:
+        super().__init__()
+        self.own = own
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = torch.tensor([0, 0, 1, 1]).expand(len(x), 4)
+        return x[:, :3].scatter_reduce(1, places, x, "amax", include_self=self.own)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_the_first_of_equal_values_that_a_scatter_lets_meet_takes_all(own: bool) -> None:
+    x = torch.tensor([[2.0, 6.0, 6.0, 5.0], [2.0, 1.0, -3.0, -3.0], [2.0, 3.0, 5.0, 5.0]])
+    found = relprop.explain(Meeting(own).eval(), x, 1).relevance
+    assert found[0].tolist() == ([0.0, 6.0, 0.0, 0.0] if own else [0.0, 0.0, 6.0, 0.0])
+    assert found[1].tolist() == ([0.0, 1.0, 0.0, 0.0] if own else [0.0, 0.0, -3.0, 0.0])
+    assert found[2].tolist() == [0.0, 0.0, 5.0, 0.0]
+    assert relprop.explain(Meeting(own).eval(), x, 2).relevance[0].tolist() == [0.0, 0.0, 6.0, 0.0]

@@ -190,9 +190,48 @@ _TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def _no_sum(node: Node) -> str | None:
+def reduction(step: Step, relevance: Tensor) -> Shares:
+    """scatter_reduce: a sum or mean is shared as an addition; a largest or smallest value gives all to the value that it is.
+
+    Of equals the first takes all: what stood in the place, then what was written there, in order.
+    """
+    if step.arg(4, "reduce") in ("sum", "mean"):
+        return summation(step, relevance)
+    x, dim, index = step.args[:3]
+    values = _written(step.args[3], index)
+    order = torch.arange(1, index.numel() + 1, device=index.device).reshape(index.shape)
+    wins = values == step.output.gather(dim, index)
+    last = index.numel() + 1
+    first = torch.full_like(step.output, last, dtype=torch.int64).scatter_reduce(
+        dim, index, torch.where(wins, order, last), "amin"
+    )
+    stays = torch.zeros_like(first).scatter(dim, index, 1) == 0
+    if step.arg(5, "include_self", True):
+        stays |= x == step.output
+    kept, moved = torch.where(stays, relevance, 0.0), torch.where(stays, 0.0, relevance)
+    shares: dict[int | str, Tensor] = {}
+    absorbed = {}
+    if step.data(0):
+        shares[0] = kept
+    else:
+        absorbed["constant"] = step.account(kept)
+    if step.data(3):
+        taken = relevance.new_zeros(last + 1).index_add_(0, first.flatten(), moved.flatten())
+        shares[3] = torch.zeros_like(step.args[3], dtype=relevance.dtype)
+        _written(shares[3], index).copy_(taken[1:last].reshape(index.shape))
+    else:
+        absorbed["constant"] = step.account(moved)
+    return Shares(shares, absorbed)
+
+
+def _written(values: Tensor, index: Tensor) -> Tensor:
+    """Those of the values that a scatter writes: as many as there are places in its index."""
+    return values[tuple(slice(size) for size in index.shape)]
+
+
+def _product(node: Node) -> str | None:
     reduce = node.args[4] if len(node.args) > 4 else node.kwargs.get("reduce")
-    return None if reduce == "sum" else f"scatter_reduce by {reduce!r}, which is no sum"
+    return "scatter_reduce by 'prod', a product of values that meet" if reduce == "prod" else None
 
 
 # ---------------------------------------------------------------- their common parts
@@ -209,6 +248,8 @@ def _outputs(step: Step, args: Any) -> list[Tensor]:
     kwargs = step.kwargs
     if step.node.operation in _FILL_PLACES and kwargs.get("value") is not None:
         kwargs = kwargs | {"value": 0}
+    if step.node.operation in ("aten.scatter_add.default", "aten.scatter_reduce.two"):
+        args = [*args[:3], _written(args[3], args[2]), *args[4:]]  # or torch finds no derivative
     result = step.function(*args, **kwargs)
     return list(result) if isinstance(result, (list, tuple)) else [result]
 
@@ -398,7 +439,7 @@ register(name_of(recoded), Operation("selection", same_token, "inputs", Pass(), 
 _SUMS = (Addition, Epsilon)
 rows("index_add", Operation("addition", summation, "inputs", Addition(), _SUMS, _sum_known))
 rows("scatter_add", Operation("addition", summation, "inputs", Addition(), _SUMS, _all_known))
-rows("scatter_reduce.two", Operation("addition", summation, "inputs", Addition(), _SUMS, _all_known, _no_sum))
+rows("scatter_reduce.two", Operation("addition", reduction, "both", Addition(), _SUMS, _all_known, _product))
 rows("col2im", Operation("addition", summation, "inputs", Addition(), _SUMS, first_known(0)))
 
 _TABLE = {0: "the table of embeddings depends on the explained input"}
