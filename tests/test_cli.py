@@ -417,6 +417,8 @@ def test_the_plan_refuses_what_explain_would_refuse(here: Path, run: Run) -> Non
         (["cat.png", *OWN, "--target", "9"], ["9 is out of range", "5 classes"]),
         (["cat.png", *OWN, "--target", "cat"], ["'cat'", "--classes"]),
         (["cat.png", *OWN, "--classes", "none.txt"], ["none.txt", "one name a line"]),
+        (["cat.png", *OWN, "--classes", "blank.txt"], ["blank.txt names none", "one name a line"]),
+        (["cat.png", *OWN, "--classes", "few.txt"], ["2 names for", "outputs", "in their order"]),
         (["cat.png", *OWN, "--mean", "a,b,c"], ["--mean", "0.485,0.456,0.406"]),
         (["cat.png", *OWN, "--std", "0,1,1"], ["positive"]),
         (["cat.png", "--model", "nets:make", "--size", "0"], ["size: 0"]),
@@ -439,6 +441,8 @@ def test_the_plan_refuses_what_explain_would_refuse(here: Path, run: Run) -> Non
 )
 def test_bad_input_is_one_clear_message(here: Path, run: Run, arguments: list[str], parts: list[str]) -> None:
     (here / "empty").mkdir()
+    (here / "blank.txt").write_text("\n")
+    (here / "few.txt").write_text("ant\nbee\n")
     (here / "badly.py").write_text("def make(:\n")
     photo(here / "narrow.png", size=(200, 3))
     (here / "needy.py").write_text("import no_such_package\n")

@@ -600,6 +600,9 @@ def test_the_command_runs_resumes_and_prints(
         assert words in shown and "Traceback" not in shown and shown.count("error:") == 1
     assert main(["run", "--store", "t"]) == 2 and "--data" in capsys.readouterr().err
     capsys.readouterr()
+    (tmp_path / "two.txt").write_text("ant\nbee\n")
+    assert main([*base[:-1], "t", "--classes", "two.txt"]) == 2 and not (tmp_path / "t").exists()
+    assert "classes: 2 names for 3 outputs" in capsys.readouterr().err
     failing = ["run", "--model", "run_nets:make", "--data", "run_nets:damaged", "--store", "f"]
     assert main(failing) == 0
     assert "note: 1 of 3 samples failed" in capsys.readouterr().err.splitlines()[-1]

@@ -477,3 +477,8 @@ def test_import_is_light_and_pyplot_is_never_loaded() -> None:
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120, env={**os.environ})
+
+
+def test_letters_that_no_font_has_are_no_warning() -> None:
+    picture = show.heatmap(np.ones((1, 4, 4)), title="\ue123 \U0001f600 \u0e01 $x_1$")
+    assert picture.size == show.heatmap(np.ones((1, 4, 4)), title="x").size

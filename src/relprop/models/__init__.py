@@ -15,11 +15,21 @@ from torch import nn
 from relprop.data import Preprocessing
 from relprop.errors import InvalidInput
 from relprop.models.listeners import features_of, listener
-from relprop.models.loaded import Loaded, first_line
+from relprop.models.loaded import Loaded, check_names, first_line
 from relprop.models.sources import SOURCES, source_of
 from relprop.models.weights import state_dict
 
-__all__ = ["SOURCES", "Loaded", "features_of", "listener", "load", "source_of", "state_dict", "usable"]
+__all__ = [
+    "SOURCES",
+    "Loaded",
+    "check_names",
+    "features_of",
+    "listener",
+    "load",
+    "source_of",
+    "state_dict",
+    "usable",
+]
 
 
 def load(
@@ -96,8 +106,12 @@ def _changed(
 
 def _lines(file: Path) -> tuple[str, ...]:
     try:
-        return tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(
-            f"classes: {file} cannot be read ({first_line(error)})\n  do: give a text file, one name a line"
+            f"classes: {file} cannot be read ({first_line(error)})\n  do: give a text file in UTF-8, one name a line"
         ) from error
+    names = tuple(line.strip() for line in lines if line.strip())
+    if not names:
+        raise InvalidInput(f"classes: {file} names none\n  do: write one name a line")
+    return names

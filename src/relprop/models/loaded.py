@@ -76,6 +76,14 @@ class Loaded:
         raise InvalidInput(f"target: {text!r} names several classes: {names}\n  do: give the number of one")
 
 
+def check_names(classes: Sequence[str], outputs: int) -> None:
+    """Raise `InvalidInput` where the names of classes are not as many as the outputs: a list of another model's names them wrongly."""
+    if classes and len(classes) != outputs:
+        raise InvalidInput(
+            f"classes: {len(classes)} names for {outputs} outputs\n  do: give the names of this model's outputs, one a line, in their order"
+        )
+
+
 def meant(names: Sequence[str]) -> str:
     """The line of an error that names what may be meant."""
     return f"\n  do: one of {listed(names, 6)}" if names else "\n  do: look at how it is written"

@@ -15,6 +15,7 @@ import torch
 import relprop
 from relprop.engine.plan import Plan
 from relprop.errors import InvalidInput, RelpropError
+from relprop.models import check_names
 from relprop.run.labels import Classes, classes_of
 from relprop.run.recipe import Asked, Task, model_fingerprint, tokens_of
 from relprop.run.rows import (
@@ -105,6 +106,8 @@ def tried(task: Task, timed: bool = True) -> Trial:
     plain = dataclasses.replace(task, asked=asked)
     rows, failures = _explained(plain, Classes(task.classes), numbers, held)
     outputs = len(rows[0]["output"]) if len(rows[0]["output"]) > 1 else 0
+    if task.recipe.classes is not None and outputs:
+        check_names(task.classes, outputs)
     classes = classes_of(task.labels, task.classes, outputs)
     if task.asked.mode == "true" and classes.unknown and not classes.numbers:
         raise InvalidInput(

@@ -7,9 +7,11 @@ resampled.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,11 +59,35 @@ def line_height(points: float) -> int:
     return math.ceil(points * DPI / 72 * LEADING)
 
 
+MORE = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "PingFang SC", "Hiragino Sans", "Microsoft YaHei", "WenQuanYi Zen Hei", "Arial Unicode MS",
+)  # fmt: skip
+"""Fonts for the letters that DejaVu Sans does not have, which comes with matplotlib."""
+
+
+@cache
+def families() -> list[str]:
+    """DejaVu Sans, and those of `MORE` that are installed."""
+    with show_extra():
+        from matplotlib.font_manager import fontManager
+
+    there = set(fontManager.get_font_names())
+    return ["DejaVu Sans", *(name for name in MORE if name in there)]
+
+
+@contextmanager
+def any_letter() -> Iterator[None]:
+    """Without matplotlib's warnings of letters that no font has: they show as boxes, and are right in the terminal."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
 def text_style(points: float, **more: Any) -> dict[str, Any]:
-    """Keyword arguments of a text: DejaVu Sans, never parsed as a formula, whatever the user's matplotlibrc
+    """Keyword arguments of a text: in the `families`, never parsed as a formula, whatever the user's matplotlibrc
     says."""
     style = {
-        "fontfamily": "DejaVu Sans",
+        "fontfamily": families(),
         "fontsize": points,
         "color": INK,
         "parse_math": False,
@@ -89,7 +115,8 @@ def printed(figure: Figure) -> Image.Image:
         from PIL import Image
 
     canvas: Any = figure.canvas
-    canvas.draw()
+    with any_letter():
+        canvas.draw()
     return Image.fromarray(np.array(canvas.buffer_rgba())[..., :3].copy())
 
 
@@ -101,8 +128,9 @@ def text_width(text: str, points: float, weight: str = "normal") -> float:
         from matplotlib.font_manager import FontProperties
 
     renderer: Any = RendererAgg(8, 8, DPI)  # type: ignore[no-untyped-call]
-    font = FontProperties(family="DejaVu Sans", size=points, weight=weight)
-    width, _, _ = renderer.get_text_width_height_descent(text, font, False)
+    font = FontProperties(family=families(), size=points, weight=weight)
+    with any_letter():
+        width, _, _ = renderer.get_text_width_height_descent(text, font, False)
     return float(width)
 
 
