@@ -1044,6 +1044,13 @@ def _pools() -> DICT:
     found["aten.upsample_bicubic2d.vec"] = [
         Sample(lambda x: F.interpolate(x, (7, 6), mode="bicubic"), **on(2, 5, 4))
     ]
+    found["aten.affine_grid_generator.default"] = [
+        Sample(
+            lambda x, sizes=sizes, align=align: aten.affine_grid_generator(x, [x.shape[0], 1, *sizes], align),
+            **on(rank, rank + 1),
+        )
+        for rank, sizes, align in ((2, [4, 3], False), (2, [3, 2], True), (3, [2, 3, 2], False))
+    ]
     found["aten.upsample_bicubic2d.default"] = [
         Sample(lambda x: aten.upsample_bicubic2d(x, [7, 6], False), **on(2, 5, 4))
     ]

@@ -20,8 +20,8 @@ from relprop.engine.step import Shares, Step, one_of
 
 
 def average(step: Step, relevance: Tensor) -> Shares:
-    """Averages, sums and interpolations: linear with weights ≥ 0 (the interpolation by bicubics only under
-    ε)."""
+    """Averages, sums and interpolations: linear with weights ≥ 0 (the interpolation by bicubics and the places of an
+    affine map, whose weights are not, only under ε)."""
     x = step.args[0]
 
     def apply(x: Tensor, w: Tensor | None) -> Tensor:
@@ -356,7 +356,8 @@ rows(
     _AVERAGE,
 )
 rows(
-    "upsample_bicubic2d.vec upsample_bicubic2d _upsample_bicubic2d_aa.vec _upsample_bicubic2d_aa",
+    "upsample_bicubic2d.vec upsample_bicubic2d _upsample_bicubic2d_aa.vec _upsample_bicubic2d_aa"
+    " affine_grid_generator",
     Operation("pool", average, "both", Epsilon(), (Epsilon,)),
 )
 rows(
