@@ -123,9 +123,7 @@ def test_strategies_leave_as_a_table_and_a_project_and_come_back(
     with (folder / "one.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["id"] for row in rows] == ["photo 6", "photo 8", "photo 10"] and rows[0]["label"] == "1"
-    assert (
-        main(["import", "project/project.yaml", "--store", "again", "--analysis", "clusters", "--json"]) == 0
-    )
+    assert main(["import", "project", "--store", "again", "--analysis", "clusters", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["samples"], told["classes"]) == (12, 2) and (folder / "clusters" / "analysis.json").is_file()
     for arguments, words in [

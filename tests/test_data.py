@@ -178,6 +178,9 @@ def test_folders_give_their_pictures_sorted(tmp_path: Path) -> None:
     assert photographs_in([tmp_path, alone]) == [tmp_path / "a.jpg", tmp_path / "b.PNG", alone]
     with pytest.raises(InvalidInput, match="without photographs"):
         photographs_in([tmp_path / "c.jpg"])
+    (tmp_path / "none" / "dogs").mkdir(parents=True)
+    with pytest.raises(InvalidInput, match=r"do: give the folders in it, such as .*dogs"):
+        photographs_in([tmp_path / "none"])
 
 
 def test_the_class_names_are_torchvisions() -> None:

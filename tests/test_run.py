@@ -603,6 +603,8 @@ def test_the_command_runs_resumes_and_prints(
     (tmp_path / "two.txt").write_text("ant\nbee\n")
     assert main([*base[:-1], "t", "--classes", "two.txt"]) == 2 and not (tmp_path / "t").exists()
     assert "classes: 2 names for 3 outputs" in capsys.readouterr().err
+    assert main([*base[:-1], "t", "--rules", "epsilon", "--preset", "lrp_half"]) == 2
+    assert "do: give one of them" in capsys.readouterr().err
     failing = ["run", "--model", "run_nets:make", "--data", "run_nets:damaged", "--store", "f"]
     assert main(failing) == 0
     assert "note: 1 of 3 samples failed" in capsys.readouterr().err.splitlines()[-1]

@@ -176,7 +176,7 @@ def made(folder: Path, **columns: Any) -> Path:
 @pytest.mark.parametrize(
     ("columns", "arguments", "words"),
     [
-        ({}, ["--class", "2"], "no sample of"),
+        ({}, ["--class", "2"], "do: one of class 0"),
         ({}, ["--class", "horse"], "has no names of classes"),
         ({}, ["--seed", "-1"], "greater than or equal to 0"),
         ({}, ["--model", "demo"], "both the model and the data"),

@@ -214,9 +214,14 @@ def photographs_in(paths: Sequence[str | Path]) -> list[Path]:
             if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
         )
         if not inside:
+            below = sorted(one for one in path.iterdir() if one.is_dir() and not one.name.startswith("."))
             raise InvalidInput(
                 f"{path}: a folder without photographs\n"
-                f"  do: give one with files ending in {', '.join(SUFFIXES)}"
+                + (
+                    f"  do: give the folders in it, such as {below[0]}"
+                    if below
+                    else f"  do: give one with files ending in {', '.join(SUFFIXES)}"
+                )
             )
         found += inside
     return found

@@ -89,9 +89,11 @@ def spray_store(
     if classes is not None:
         missing = sorted(set(classes) - set(target[taken].tolist()))
         if missing:
+            there = [store.class_name(int(one)) for one in np.unique(target[taken])]
+            more = f" and {len(there) - 6} more" if len(there) > 6 else ""
             raise InvalidInput(
                 f"classes: no sample of {store.path} was explained for {', '.join(map(store.class_name, missing))}\n"
-                f"  do: of {len(np.unique(target[taken]))} classes, the first is {int(target[taken].min())}"
+                f"  do: one of {', '.join(there[:6])}{more}"
             )
         taken &= np.isin(target, np.asarray(classes))
     if correct:

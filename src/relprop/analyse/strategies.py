@@ -132,7 +132,7 @@ def spray(
         _check_packages(how, largest)
     for number, one in enumerate(classes):
         own = taken[targets[taken] == one]
-        name = names[one] if 0 <= one < len(names) else f"class {one}"
+        name = _called(int(one), names)
         if progress is not None:
             progress(name, number, len(classes))
         label_, predicted_, score_ = (
@@ -144,12 +144,16 @@ def spray(
         except Refused as error:
             refused[int(one)] = str(error)
     if not found:
-        why = "; ".join(f"class {one}: {words}" for one, words in list(refused.items())[:3])
+        why = "; ".join(f"{_called(one, names)}: {words}" for one, words in list(refused.items())[:3])
         raise InvalidInput(
             f"no class can be analysed ({why})\n  do: explain more samples a class, or lower smallest (--smallest)"
         )
     found.sort(key=lambda one: -one.clusterability)
     return Analysis(tuple(found), refused, {"method": "spray", **asdict(how)})
+
+
+def _called(target: int, names: Sequence[str]) -> str:
+    return names[target] if 0 <= target < len(names) else f"class {target}"
 
 
 def _check_packages(how: Settings, largest: int) -> None:

@@ -316,7 +316,7 @@ def _print(work: Work, found: Comparison, place: Path | None) -> None:
             HEAD, found.lines(name), ("mean", "tier", "p", "n needed", "used", "minus random")
         )
     ranks, agreement = found.ranks()
-    if len(found.metrics) > 1 and ranks:
+    if len(found.metrics) > 1 and len(ranks) > 1:
         printing.print_gap()
         words = ", ".join(
             f"{name} {rank:.2g}" for name, rank in sorted(ranks.items(), key=lambda item: item[1])

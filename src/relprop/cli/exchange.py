@@ -110,7 +110,7 @@ def _belongs(opened: stores.Store, held: Analysis) -> None:
 
 def import_(
     project: Annotated[
-        Path, typer.Argument(metavar="PROJECT", help="The project.yaml of a ViRelAy project.")
+        Path, typer.Argument(metavar="PROJECT", help="The project.yaml of a ViRelAy project, or its folder.")
     ],
     store: Annotated[
         Path, typer.Option("--store", "-s", metavar="DIR", help="The store to write: a new folder.")
@@ -135,7 +135,8 @@ def import_(
         if analysis is not None and analysis.exists():
             raise InvalidInput(f"{analysis}: is there already\n  do: give a new folder")
         with printing.working("reading the project"):
-            made, found = exchange.import_virelay(project, store)
+            file = project / "project.yaml" if project.is_dir() else project
+            made, found = exchange.import_virelay(file, store)
             kept = found.save(analysis) if analysis is not None and found is not None else None
         classes = 0 if found is None else len(found.classes)
         if json:

@@ -166,6 +166,10 @@ def run(
             raise InvalidInput("data: none given\n  do: give --data, such as a folder of pictures")
         if store is None and not dry_run:
             raise InvalidInput("store: none given\n  do: give --store and a new folder")
+        if preset is not None and rules not in ("auto", preset):
+            raise InvalidInput(
+                f"rules: --rules {rules} and --preset {preset} are the same option\n  do: give one of them"
+            )
         check_cluster(ray)
         recipe = Recipe(
             model=model, data=data[0] if len(data) == 1 else data, target=target, rules=preset or rules, method=method,
