@@ -281,6 +281,19 @@ SUMS: DICT = {
             **on(3),
         ),
     ],
+    "aten.max_unpool2d.default": [
+        Sample(
+            lambda x, at=at: F.max_unpool2d(x, index(*at).reshape(1, 1, 2, 2).expand(x.shape[0], 2, 2, 2), 2),
+            **on(2, 2, 2),
+        )
+        for at in ((0, 3, 8, 10), (1, 2, 13, 11))
+    ],
+    "aten.max_unpool3d.default": [
+        Sample(
+            lambda x: F.max_unpool3d(x, index(3, 9).reshape(1, 1, 1, 1, 2).expand(x.shape[0], 2, 1, 1, 2), 2),
+            **on(2, 1, 1, 2),
+        )
+    ],
     "aten.scatter_reduce.two": [
         Sample(
             lambda x, y: x.scatter_reduce(1, index(0, 2, 0).expand(x.shape[0], 3), y, "sum"),

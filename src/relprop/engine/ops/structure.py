@@ -310,7 +310,10 @@ _FILL_PLACES = {
 }
 """Where a number that fills places stands among an operation's arguments."""
 
-_FILLING = ("aten.im2col.default", "aten.triu.default", "aten.tril.default", "aten.diag_embed.default")
+_FILLING = (
+    "aten.im2col.default", "aten.triu.default", "aten.tril.default", "aten.diag_embed.default",
+    "aten.max_unpool2d.default", "aten.max_unpool3d.default",
+)  # fmt: skip
 """Operations that fill places with zeros."""
 
 
@@ -425,6 +428,7 @@ _selections("select_scatter slice_scatter diagonal_scatter", _all_known)
 _selections("pad constant_pad_nd", _fill_known)
 _selections("scatter.src index_put index_copy", _all_known, overwriting)
 _selections("masked_scatter", _all_known, overwriting)
+_selections("max_unpool2d max_unpool3d", first_known(0), overwriting)
 _selections("scatter.value index_fill.int_Scalar", _fill_known, overwriting)
 _selections("_to_copy to.dtype to.device to.dtype_layout to.other type_as", first_known(0), cast)
 rows(
