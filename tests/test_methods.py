@@ -425,3 +425,18 @@ def test_without_captum_the_install_command_is_named(
     monkeypatch.setitem(sys.modules, "captum.attr", None)
     with pytest.raises(relprop.MissingExtra, match=r"pip install 'relprop\[methods\]'"):
         relprop.explain(model, x, TARGET, method="occlusion")
+
+
+class Bagged(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bag, self.head = nn.EmbeddingBag(9, 4, mode="sum"), nn.Linear(4, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.bag(ids))
+
+
+@pytest.mark.parametrize("method", ["gradient", "integrated_gradients", "occlusion"])
+def test_a_bag_of_embeddings_has_no_derivative_by_single_tokens(method: str) -> None:
+    with pytest.raises(relprop.InvalidInput, match="a bag of them is none\\)\n  do: .*method='lrp'"):
+        relprop.explain(Bagged().eval(), torch.tensor([[1, 2, 3]]), 0, method=method)

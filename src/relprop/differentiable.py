@@ -105,8 +105,8 @@ def differentiable(
     sources = sources_of(captured)
     if not sources:
         raise InvalidInput(
-            "inputs: nothing to differentiate by: no real input and no embedding of token ids\n"
-            "  do: give the model's inputs as real numbers or token ids"
+            "inputs: nothing to differentiate by: no real input and no look-up of single tokens (nn.Embedding; a bag of them is"
+            " none)\n  do: explain it with method='lrp', or give the model's inputs as real numbers"
         )
     batch = batch_size((args, kwargs))
     with torch.no_grad():
