@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import io
 import json
@@ -640,6 +641,14 @@ def test_without_ray_the_install_command_is_named(
         lambda: relprop.run(model, Items(4), tmp_path / "s", ray="local", **TINY)
     )
     assert not (tmp_path / "s").exists()
+
+
+def test_the_time_of_samples_that_are_read_one_at_a_time_is_theirs(model: nn.Module, tmp_path: Path) -> None:
+    from relprop.run import Recipe, estimated, prepared, tried
+
+    task = prepared(Recipe(model=model, data=Items(5), **TINY))
+    trial = dataclasses.replace(tried(task), load=1.0, compute=0.1)
+    assert estimated(task, trial, tmp_path / "s").seconds == pytest.approx(5)
 
 
 @pytest.mark.parametrize(("package", "extra"), [("zarr", "run"), ("PIL", "show")])

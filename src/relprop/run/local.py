@@ -16,7 +16,7 @@ import torch
 from relprop.run.recipe import Task
 from relprop.run.rows import Failure, Form, Row, block_of, explained, read
 from relprop.run.samples import Sample
-from relprop.run.trial import LOADERS
+from relprop.run.trial import loaders
 from relprop.store import Writer
 
 AHEAD = 3
@@ -47,7 +47,7 @@ def work(
     """
     with ExitStack() as stack:
         stack.enter_context(settled(task))
-        readers = stack.enter_context(_pool(LOADERS if task.samples.together else 1))
+        readers = stack.enter_context(_pool(loaders(task)))
         disk = stack.enter_context(_pool(1))
         writing: deque[Future[None]] = deque()
         batches = _ahead(task, readers, _batches(task, writer, blocks))

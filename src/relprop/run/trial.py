@@ -280,10 +280,15 @@ def block_size(task: Task, trial: Trial, asked: int | None = None) -> int:
     return max(1, -(-wanted // task.batch)) * task.batch
 
 
+def loaders(task: Task) -> int:
+    """How many samples are read at a time."""
+    return LOADERS if task.samples.together else 1
+
+
 def estimated(task: Task, trial: Trial, store: Path, workers: int = 1, block: int | None = None) -> Estimate:
     """What the run will take, from the trial; `block` as for `run`."""
     block = block_size(task, trial, block)
-    each = max(trial.compute, trial.load / LOADERS) / workers
+    each = max(trial.compute, trial.load / loaders(task)) / workers
     place = next(folder for folder in (store.absolute(), *store.absolute().parents) if folder.exists())
     return Estimate(
         samples=len(task),
