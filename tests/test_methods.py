@@ -438,5 +438,5 @@ class Bagged(nn.Module):
 
 @pytest.mark.parametrize("method", ["gradient", "integrated_gradients", "occlusion"])
 def test_a_bag_of_embeddings_has_no_derivative_by_single_tokens(method: str) -> None:
-    with pytest.raises(relprop.InvalidInput, match="a bag of them is none\\)\n  do: .*method='lrp'"):
+    with pytest.raises(relprop.InvalidInput, match=r"a bag of them is none\)\n  do: .*method='lrp'"):
         relprop.explain(Bagged().eval(), torch.tensor([[1, 2, 3]]), 0, method=method)
