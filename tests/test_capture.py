@@ -780,6 +780,22 @@ def changed_by_untying(model: Net) -> None:
     model.twin.weight = nn.Parameter(model.twin.weight.detach() * 2)
 
 
+def changed_by_a_number(model: Net) -> None:
+    model.scale = 3.0
+
+
+def changed_by_a_tuple(model: Net) -> None:
+    model.pair = (1.0, 3.0)
+
+
+def changed_by_filling_a_list(model: Net) -> None:
+    model.more.append(2.0)
+
+
+def changed_by_another_class(model: Net) -> None:
+    model.relu.__class__ = nn.Tanh
+
+
 class Configuration:
     def __init__(self) -> None:
         self.factor = 1.0
@@ -787,7 +803,7 @@ class Configuration:
 
 def many_settings(m: Any, x: Tensor) -> Tensor:
     h = m.relu(m.a(x) * m.scale + m.shift + m.shifts[0] + m.memory)
-    h = m.twin(m.tied(h)) * m.scales[0] * m.configuration.factor
+    h = m.twin(m.tied(h)) * m.scales[0] * m.configuration.factor * m.pair[1] + sum(m.more)
     result: Tensor = m.c(h)
     return result
 
@@ -797,6 +813,7 @@ def with_settings() -> Net:
     twin.weight = tied.weight
     model = net(many_settings, tied=tied, twin=twin)
     model.scale, model.scales, model.configuration = 1.0, [2.0], Configuration()
+    model.pair, model.more = (1.0, 1.0), []
     model.shift, model.shifts = randn(8), [randn(8)]
     model.register_buffer("memory", torch.ones(8, dtype=torch.float64), persistent=False)
     return model
@@ -818,6 +835,16 @@ def test_the_next_explanation_is_of_the_model_as_it_is_now(change: Callable[[Net
     assert close(found.output, eager(model, x))
     assert close(found.relevance, expected.relevance)
     assert not close(found.relevance, before)
+
+
+def test_a_number_is_told_from_one_that_has_its_place_in_memory() -> None:
+    model, x = with_settings(), randn(3, 6)
+    explainer = relprop.Explainer(model, "epsilon_plus")
+    for _ in range(20):  # of two numbers that replace each other, a third gets the first one's memory
+        explainer(x, 1)
+        for _ in range(2):
+            model.scale = model.scale * 1.1
+        assert close(explainer(x, 1).output, eager(model, x))
 
 
 def test_a_changed_stride_is_noticed() -> None:

@@ -11,6 +11,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -238,21 +239,21 @@ def is_compiled(model: Any) -> bool:
 
 def every_module(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
     """The module and all that are in it, each once, in no promised order; without the cost of their paths."""
-    waiting, seen = [model], {model}
+    waiting, seen = [model], {id(model)}
     while waiting:
         module = waiting.pop()
         yield module
-        inside = {child for child in module._modules.values() if child is not None} - seen
-        seen |= inside
-        waiting += inside
+        for child in module._modules.values():
+            if child is not None and id(child) not in seen:
+                seen.add(id(child))
+                waiting.append(child)
 
 
 def check_module(model: torch.nn.Module) -> None:
     """Raise `InvalidInput` for a module that has no values to explain, or whose code is not Python's."""
-    tensors = (
-        t for module in every_module(model) for t in (*module._parameters.values(), *module._buffers.values())
-    )
-    if not any(t is not None and (t.is_meta or is_lazy(t)) for t in tensors):
+    tables = (table for module in every_module(model) for table in (module._parameters, module._buffers))
+    tensors = [tensor for table in tables if table for tensor in table.values() if tensor is not None]
+    if not any(map(is_lazy, tensors)) and not any(map(attrgetter("is_meta"), tensors)):
         return
     for path, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):

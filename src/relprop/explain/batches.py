@@ -13,17 +13,20 @@ from relprop.engine import audit as accounts
 from relprop.engine.batch import States, batch_axes, map_samples
 from relprop.engine.graph import Graph, meta_of
 from relprop.errors import InvalidInput
+from relprop.explain.captured import Captured
 from relprop.explain.inputs import Inputs
 from relprop.explanation import Explanation
 from relprop.targets import Contrast, Target, main_output
 
 
-def fitting(graph: Graph, inputs: Any) -> int:
+def fitting(captured: Captured, inputs: Any) -> int:
     """How many samples fit half of the free memory, by the sizes of all values of the graph."""
-    calls = (node for node in graph.nodes if node.kind == "call")
-    per_sample = sum(4 * meta.numel // 2 for node in calls for meta in node.metas if meta.batch)
+    if captured.bytes_per_sample is None:
+        calls = (node for node in captured.graph.nodes if node.kind == "call")
+        # sizes are those of two samples: one for the value, one for its relevance
+        captured.bytes_per_sample = sum(4 * meta.numel for node in calls for meta in node.metas if meta.batch)
     device = next(leaf.device for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor))
-    return max(1, int(free_memory(device) / 2 / max(1, 2 * per_sample)))
+    return max(1, int(free_memory(device) / 2 / max(1, captured.bytes_per_sample)))
 
 
 def free_memory(device: torch.device) -> int:

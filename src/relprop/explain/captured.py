@@ -57,6 +57,7 @@ class Captured:
     store: Weights = field(default_factory=Weights)
     programs: dict[Any, Program] = field(default_factory=dict)
     precision: torch.dtype | None = None  # the coarsest that carries relevance, once it is known
+    bytes_per_sample: int | None = None  # of all values of the graph, once they are counted
     compiled: dict[int, CompiledWalks] = field(default_factory=dict)  # by the identity of their program
     lock: threading.RLock = field(default_factory=threading.RLock)
     checked: bool = False

@@ -306,7 +306,7 @@ class Explainer:
         if not captured.graph.batched:
             size = 1
         elif self.batch_size is None:
-            size = min(batch, fitting(captured.graph, (args, kwargs)))
+            size = min(batch, fitting(captured, (args, kwargs)))
         try:
             check_batch(self.model, captured, args, kwargs)
         except CaptureError:

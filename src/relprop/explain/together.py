@@ -59,7 +59,7 @@ def walks(
     captured, program, args, kwargs, _ = part
     device = next(v.device.type for v in passed.values.values() if isinstance(v, Tensor))
     few = (SHARED if passed.batch == 1 else SAMPLES).get(device, 1)
-    most = max(1, min(few, fitting(captured.graph, (args, kwargs))) // passed.batch)
+    most = max(1, min(few, fitting(captured, (args, kwargs))) // passed.batch)
     if any(mask.alone for one in wanted for mask in one.masks.values()):
         most = 1
     room = ROOM if passed.batch == 1 and device == "cpu" else None
@@ -236,7 +236,7 @@ def rounds(
 ) -> Iterator[tuple[list[int], dict[str, Any]]]:
     """The numbers below `count` in groups, each with the values of a forward pass for so many walks at once."""
     captured, _, args, kwargs, _ = part
-    many = max(1, min(at_once, count, fitting(captured.graph, (args, kwargs)) // passed.batch))
+    many = max(1, min(at_once, count, fitting(captured, (args, kwargs)) // passed.batch))
     size, copy = 1, passed.values
     for first in range(0, count, many):
         chosen = list(range(first, min(first + many, count)))

@@ -26,6 +26,7 @@ class Weights:
         self._sources: Mapping[str, frozenset[str]] = {}
         self._places: dict[str, tuple[Any, ...]] = {}  # of the weights that kept values were derived from
         self._sums: dict[str, Tensor] = {}  # of those that they were computed from
+        self._before: list[Tensor] = []  # these sums, joined
         self._lock = threading.RLock()
 
     def fresh(self, weights: Mapping[str, Tensor], graph: Graph | None = None) -> None:
@@ -39,6 +40,7 @@ class Weights:
                 self._values.clear()
                 self._places.clear()
                 self._sums.clear()
+                self._before.clear()
 
     def get(self, key: tuple[Ref, str], make: Callable[[], Any]) -> Any:
         """The kept value, made on first use."""
@@ -63,12 +65,14 @@ class Weights:
             self._places.setdefault(n, _place(self._weights[n]))
             if not view and n not in self._sums:
                 self._sums[n] = row_sums(self._weights[n]).clone()
+                self._before.clear()
 
     def _unchanged(self) -> bool:
         if any(n not in self._weights or _place(self._weights[n]) != p for n, p in self._places.items()):
             return False
+        self._before = self._before or _joined(self._sums.values())
         now = _joined(row_sums(self._weights[n]) for n in self._sums)
-        return all(torch.equal(a, b) for a, b in zip(now, _joined(self._sums.values()), strict=True))
+        return all(map(torch.equal, now, self._before))
 
 
 def sources_of(graph: Graph) -> dict[str, frozenset[str]]:
