@@ -19,6 +19,7 @@ ORDER = [
     "engine.rules",
     "engine.sizes",
     "engine.functional",
+    "engine.parts",
     "engine.joint",
     "engine.experts",
     "engine.ids",

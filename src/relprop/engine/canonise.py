@@ -16,6 +16,7 @@ from relprop.engine.experts import unify_experts
 from relprop.engine.graph import Graph, Meta, Node, Ref, consumers, map_output, meta_of, parents, replace_refs
 from relprop.engine.ids import recode_ids
 from relprop.engine.joint import join_linears
+from relprop.engine.parts import join_picks
 from relprop.engine.spectra import fuse_complex
 
 aten = torch.ops.aten
@@ -376,6 +377,7 @@ REWRITES: list[Callable[[Graph], Graph]] = [
     unify_batch_norm,
     fold_batch_norm,
     reshape_views,
+    join_picks,
     drop_dead,
 ]
 

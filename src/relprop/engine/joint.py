@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from relprop.engine.graph import Graph, Meta, Node, Ref, consumers, meta_of, parents
+from relprop.engine.parts import END, slice_arguments
 
 aten = torch.ops.aten
 
@@ -68,7 +69,6 @@ _CURVES = tuple(
     )
 )  # fmt: skip
 _SATURATING = tuple(f"aten.{name}." for name in ("sigmoid", "hardsigmoid", "tanh", "hardtanh"))
-_END = 2**62  # a slice up to here is a slice to the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,10 +256,8 @@ class _Joining:
 
     def sliced(self, node: Node) -> _Term | None:
         """All of a linear operation (`y[:]`), or some rows of its weight."""
-        source, *rest = node.args
+        source, dim, start, stop, step = slice_arguments(node)
         whole = meta_of(self.nodes, source)
-        given: list[Any] = [*rest, *(0, None, None, 1)[len(rest) :]]
-        dim, start, stop, step = given
         if (
             whole is None
             or node.kwargs
@@ -270,7 +268,7 @@ class _Joining:
         start, stop = start or 0, size if stop is None else stop
         if step != 1 or start < 0 or stop < 0:
             return None
-        if start == 0 and stop >= _END:
+        if start == 0 and stop >= END:
             return self.term(source)
         last = dim % len(whole.shape) == len(whole.shape) - 1
         return self.with_rows(source, start, min(stop, size)) if last else None
