@@ -11,8 +11,8 @@ captum and autoLRP take part where they are installed. With one thread on a CPU 
 stands still while other programs run; otherwise the clock on the wall.
 
 `--json` keeps the figures that the file has of other parts and models, if they were measured in the same way. `--page`
-makes the tables of docs/benchmarks.md anew from that file: benchmarks/speed.json is what the page shows. With `--parts`
-and nothing behind it nothing is measured.
+makes the tables of docs/benchmarks.md anew from that file: benchmarks/speed.json is what the page shows, beside the files
+speed-….json next to it, of other machines. With `--parts` and nothing behind it nothing is measured.
 
 `--quick` times two models in three rounds on small images and fails on a gross regression only (twice the target); the
 tests run it. Otherwise the exit status is 1 where a target is missed.
@@ -85,7 +85,11 @@ def main(arguments: list[str] | None = None) -> int:
         if options.json:
             write(options.json, {"machine": where} | as_data([figure], given))
     if options.page:
-        options.page.write_text(filled(options.page.read_text(), json.loads(options.json.read_text())))
+        others = {
+            file.stem: json.loads(file.read_text()) for file in options.json.parent.glob("speed-*.json")
+        }
+        page = filled(options.page.read_text(), json.loads(options.json.read_text()), others)
+        options.page.write_text(page)
     if options.quick:
         return 0 if all(figure.met(2.0) for figure in figures if figure.unit == "×") else 1
     return 0 if all(figure.met() for figure in figures) else 1

@@ -201,7 +201,16 @@ def test_every_operation_has_a_sample() -> None:
 def test_sample_consists_of_its_operation(name: str, sample: Sample) -> None:
     module, inputs = built(sample)
     operations = {row.operation for row in planned(module, inputs)}
-    assert operations == {canonical(name), *sample.also}
+    if "aten.select.int" in sample.also:  # picks may have become parts of one operation
+        operations = {"aten.select.int" if one in PICKED else one for one in operations}
+    expected = {canonical(name), *sample.also}
+    assert operations in (
+        expected,
+        expected - {"aten.slice.Tensor"},
+    )  # one of everything (`x[:, …]`) is left out there
+
+
+PICKED = ("aten.unbind.int", "aten.alias.default")
 
 
 @every_sample

@@ -20,6 +20,7 @@ ORDER = [
     "engine.sizes",
     "engine.functional",
     "engine.parts",
+    "engine.curves",
     "engine.joint",
     "engine.experts",
     "engine.ids",

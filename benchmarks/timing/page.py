@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 Data = dict[str, Any]
@@ -39,13 +39,15 @@ PASSES = "relprop's passes of a capture, over a bare torch.export"
 CHECK = "check of a capture, over gradient × input"
 
 
-def filled(page: str, data: Data) -> str:
-    """The page with every table between `<!-- figures: NAME -->` and `<!-- end -->` made anew from the figures."""
+def filled(page: str, data: Data, others: Mapping[str, Data]) -> str:
+    """The page with every table between `<!-- figures: NAME -->` and `<!-- end -->` made anew from the figures; those marked
+    `<!-- figures: NAME of OTHER -->` from others, of other machines."""
 
     def made(found: re.Match[str]) -> str:
-        return f"{found[1]}\n{TABLES[found[2]](data)}\n{found[3]}"
+        return f"{found[1]}\n{TABLES[found[2]](others[found[3]] if found[3] else data)}\n{found[4]}"
 
-    return re.sub(r"(<!-- figures: (\w+) -->).*?(<!-- end -->)", made, page, flags=re.DOTALL)
+    marks = r"(<!-- figures: (\w+)(?: of ([\w-]+))? -->).*?(<!-- end -->)"
+    return re.sub(marks, made, page, flags=re.DOTALL)
 
 
 def measured(data: Data) -> str:

@@ -1,0 +1,103 @@
+"""A rewrite: activations that a model writes out become the operations that they are.
+
+GELU as ½ x (1 + tanh(…)) or ½ x (1 + erf(x/√2)) is, operation by operation, a product of two things that both hang on x, and a
+rule for products would share relevance between them; as one function of x it hands on what it gets (Achtibat et al. 2024,
+Eq. 9), like the same function under its own name. Which function it is, is told by its values, whatever its spelling.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relprop.engine.graph import Graph, Node, Ref, parents, replace_refs
+
+aten = torch.ops.aten
+
+_STEPS = tuple(
+    f"aten.{name}."
+    for name in (
+        "mul", "add", "sub", "rsub", "div", "pow", "square", "neg", "tanh", "erf", "sigmoid", "softplus", "exp", "log1p",
+        "reciprocal", "relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max", "hardsigmoid",
+    )
+)  # fmt: skip
+"""What a written-out activation is made of: each result hangs on the numbers in the same place alone."""
+
+_LAST = ("aten.mul.", "aten.div.")
+
+_KNOWN: tuple[tuple[Any, dict[str, Any]], ...] = (
+    (aten.gelu.default, {"approximate": "tanh"}),
+    (aten.gelu.default, {}),
+    (aten.silu.default, {}),
+    (aten.mish.default, {}),
+    (aten.hardswish.default, {}),
+)
+_FAR = 12  # how many values back a function may begin
+_CLOSE = 1e-6
+
+
+def unify_activations(graph: Graph) -> Graph:
+    """Every GELU, SiLU, Mish and hard swish that is written out becomes one operation on the value that it is a function of."""
+    nodes = {node.name: node for node in graph.nodes}
+    behind: dict[
+        Ref, tuple[Ref, ...]
+    ] = {}  # of a value: all that it is a function of, place by place; the nearest first
+    result: list[Node] = []
+    for node in graph.nodes:
+        own = Ref(node.name)
+        numbers = _numbers(node, graph, nodes)
+        read = [ref for ref in dict.fromkeys(parents(node)) if ref not in numbers]
+        behind[own] = (own,)
+        if read and node.kind == "call" and node.operation.startswith(_STEPS):
+            ways = [behind.get(ref, (ref,)) for ref in read]
+            behind[own] += tuple(ref for ref in ways[0] if all(ref in way for way in ways))[:_FAR]
+            if node.operation.startswith(_LAST):
+                found = next(filter(None, (_known(own, x, graph, nodes) for x in behind[own][1:])), None)
+                if found is not None:
+                    node, behind[own] = dataclasses.replace(node, **found), (own,)
+        result.append(node)
+    return dataclasses.replace(graph, nodes=tuple(result))
+
+
+def _numbers(node: Node, graph: Graph, nodes: dict[str, Node]) -> dict[Ref, Tensor]:
+    """The constants of one number that a node reads, with these numbers."""
+    found: dict[Ref, Tensor] = {}
+    for ref in parents(node):
+        origin = nodes[ref.name]
+        while origin.operation.startswith(_COPIES):
+            origin = nodes[origin.args[0].name]
+        value = graph.constants.get(origin.origin) if origin.kind == "constant" else None
+        if value is not None and value.dim() == 0:
+            found[ref] = value
+    return found
+
+
+_COPIES = ("aten.lift_fresh_copy.", "aten.detach.", "aten.clone.", "aten.alias.")
+
+
+def _known(value: Ref, x: Ref, graph: Graph, nodes: dict[str, Node]) -> dict[str, Any] | None:
+    """What the node of a value is instead: the operation on x that gives the same of any x."""
+    far = torch.tensor([10.0, 15.0, 20.0, 40.0, 100.0], dtype=torch.float64)
+    grid = torch.cat([-far, torch.linspace(-8, 8, 161, dtype=torch.float64), far])
+    done: dict[Ref, Tensor] = {x: grid}
+
+    def computed(ref: Ref) -> Any:
+        if ref not in done:
+            node = nodes[ref.name]
+            assert node.function is not None
+            done.update(_numbers(node, graph, nodes))
+            done[ref] = node.function(
+                *replace_refs(node.args, computed), **replace_refs(node.kwargs, computed)
+            )
+        return done[ref]
+
+    found = computed(value)
+    if found.shape != grid.shape or found.dtype != grid.dtype:
+        return None
+    for function, named in _KNOWN:
+        if torch.allclose(found, function(grid, **named), rtol=0.0, atol=_CLOSE):
+            return {"function": function, "args": (x,), "kwargs": named}
+    return None

@@ -1,0 +1,136 @@
+"""Activations that are written out, as the operations that they are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import relprop
+
+Curve = Callable[[Tensor], Tensor]
+
+
+class Written(nn.Module):
+    """An activation by its formula."""
+
+    def __init__(self, curve: Curve) -> None:
+        super().__init__()
+        self.curve = curve
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape."""
+        return self.curve(x)
+
+
+def gelu_new(x: Tensor) -> Tensor:
+    return 0.5 * x * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * torch.pow(x, 3.0))))
+
+
+def gelu_fast(x: Tensor) -> Tensor:
+    return 0.5 * x * (1.0 + torch.tanh(x * 0.7978845608 * (1.0 + 0.044715 * x * x)))
+
+
+def gelu_halved_last(x: Tensor) -> Tensor:
+    return x * (1.0 + torch.erf(x * 0.7071067811865475)) / 2
+
+
+def gelu_by_erf(x: Tensor) -> Tensor:
+    return x * 0.5 * (1.0 + torch.erf(x / math.sqrt(2.0)))
+
+
+def gelu_by_a_constant(x: Tensor) -> Tensor:
+    return x * torch.tensor(0.5, dtype=torch.float64) * (1.0 + torch.erf(x / math.sqrt(2.0)))
+
+
+def swish(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(x)
+
+
+def swish_by_exp(x: Tensor) -> Tensor:
+    return x / (1 + torch.exp(-x))
+
+
+def mish(x: Tensor) -> Tensor:
+    return x * torch.tanh(nn.functional.softplus(x))
+
+
+def hard_swish(x: Tensor) -> Tensor:
+    return x * nn.functional.relu6(x + 3) / 6
+
+
+SPELLED: list[tuple[Curve, nn.Module]] = [
+    (gelu_new, nn.GELU("tanh")),
+    (gelu_fast, nn.GELU("tanh")),
+    (gelu_halved_last, nn.GELU()),
+    (gelu_by_erf, nn.GELU()),
+    (gelu_by_a_constant, nn.GELU()),
+    (swish, nn.SiLU()),
+    (swish_by_exp, nn.SiLU()),
+    (mish, nn.Mish()),
+    (hard_swish, nn.Hardswish()),
+]
+
+
+def network(activation: nn.Module) -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Linear(6, 8), activation, nn.Linear(8, 8), activation, nn.Linear(8, 3))
+    return layers.double().eval()
+
+
+@pytest.mark.parametrize("spelled, named", SPELLED, ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize("rules", ["epsilon", "auto", "attn_lrp", "lrp_half", "epsilon_plus"])
+def test_a_spelled_activation_is_explained_as_the_named_one(
+    spelled: Curve, named: nn.Module, rules: str
+) -> None:
+    x = 2 * torch.randn(4, 6, dtype=torch.float64)
+    model = network(Written(spelled))
+    found, expected = relprop.explain(model, x, 1, rules), relprop.explain(network(named), x, 1, rules)
+    assert torch.allclose(found.output, model(x), atol=1e-8)
+    assert torch.allclose(found.relevance, expected.relevance, rtol=1e-5, atol=1e-8)
+    assert found.at("1@0").shape == (4, 8)
+
+
+def another_constant(x: Tensor) -> Tensor:
+    return 0.5 * x * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.05 * torch.pow(x, 3.0))))
+
+
+def clamped(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(x.clamp(-12, 12))
+
+
+def of_a_neighbour(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(x.roll(1, -1))
+
+
+@pytest.mark.parametrize("curve", [another_constant, clamped, of_a_neighbour], ids=lambda f: f.__name__)
+def test_other_functions_stay_what_they_are(curve: Curve) -> None:
+    explainer = relprop.Explainer(network(Written(curve)), "epsilon")
+    explainer(torch.randn(2, 6, dtype=torch.float64))
+    names = [row.operation for row in explainer.plan]
+    assert "aten.mul.Tensor" in names
+    assert not {"aten.gelu.default", "aten.silu.default"} & set(names)
+
+
+def test_what_else_reads_the_parts_still_gets_them() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.a(x)
+            gate = torch.sigmoid(h)
+            result: Tensor = self.b(h * gate + gate + 2 * (h * gate))
+            return result
+
+    model, x = Both().double().eval(), torch.randn(3, 6, dtype=torch.float64)
+    explainer = relprop.Explainer(model, "epsilon")
+    found = explainer(x, 1)
+    names = [row.operation for row in explainer.plan]
+    assert "aten.silu.default" in names and "aten.sigmoid.default" in names
+    assert torch.allclose(found.output, model(x))
+    assert found.audit is not None and found.audit.closes
