@@ -71,7 +71,7 @@ def _numbers(node: Node, graph: Graph, nodes: dict[str, Node]) -> dict[Ref, Tens
             origin = nodes[origin.args[0].name]
         value = graph.constants.get(origin.origin) if origin.kind == "constant" else None
         if value is not None and value.dim() == 0:
-            found[ref] = value
+            found[ref] = value.cpu()
     return found
 
 
@@ -80,8 +80,9 @@ _COPIES = ("aten.lift_fresh_copy.", "aten.detach.", "aten.clone.", "aten.alias."
 
 def _known(value: Ref, x: Ref, graph: Graph, nodes: dict[str, Node]) -> dict[str, Any] | None:
     """What the node of a value is instead: the operation on x that gives the same of any x."""
-    far = torch.tensor([10.0, 15.0, 20.0, 40.0, 100.0], dtype=torch.float64)
-    grid = torch.cat([-far, torch.linspace(-8, 8, 161, dtype=torch.float64), far])
+    near = torch.linspace(-8, 8, 161, dtype=torch.float64, device="cpu")
+    far = near.new_tensor([10.0, 15.0, 20.0, 40.0, 100.0])
+    grid = torch.cat([-far, near, far])
     done: dict[Ref, Tensor] = {x: grid}
 
     def computed(ref: Ref) -> Any:
