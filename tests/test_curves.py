@@ -1,4 +1,4 @@
-"""Activations that are written out, as the operations that they are."""
+"""Functions that are written out are explained as the operations that they are."""
 
 from __future__ import annotations
 
@@ -62,6 +62,26 @@ def hard_swish(x: Tensor) -> Tensor:
     return x * nn.functional.relu6(x + 3) / 6
 
 
+def hard_swish_by_parts(x: Tensor) -> Tensor:
+    return x * (nn.functional.relu6(x + 3) / 6)
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    return 1 / (1 + torch.exp(-x))
+
+
+def hard_sigmoid(x: Tensor) -> Tensor:
+    return (x + 3).clamp(0, 6) / 6
+
+
+def softplus(x: Tensor) -> Tensor:
+    return torch.log(1 + torch.exp(x))
+
+
+def softplus_by_log1p(x: Tensor) -> Tensor:
+    return torch.log1p(torch.exp(x))
+
+
 SPELLED: list[tuple[Curve, nn.Module]] = [
     (gelu_new, nn.GELU("tanh")),
     (gelu_fast, nn.GELU("tanh")),
@@ -72,6 +92,11 @@ SPELLED: list[tuple[Curve, nn.Module]] = [
     (swish_by_exp, nn.SiLU()),
     (mish, nn.Mish()),
     (hard_swish, nn.Hardswish()),
+    (hard_swish_by_parts, nn.Hardswish()),
+    (sigmoid, nn.Sigmoid()),
+    (hard_sigmoid, nn.Hardsigmoid()),
+    (softplus, nn.Softplus()),
+    (softplus_by_log1p, nn.Softplus()),
 ]
 
 
@@ -134,3 +159,42 @@ def test_what_else_reads_the_parts_still_gets_them() -> None:
     assert "aten.silu.default" in names and "aten.sigmoid.default" in names
     assert torch.allclose(found.output, model(x))
     assert found.audit is not None and found.audit.closes
+
+
+class Spelled(nn.Module):
+    """A network with one operation of its own in the middle."""
+
+    def __init__(self, middle: Curve, width: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.middle, self.a, self.b = middle, nn.Linear(6, 8), nn.Linear(width, 3)
+        self.double().eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 6) to (B, 3)."""
+        result: Tensor = self.b(self.middle(self.a(x)))
+        return result
+
+
+@pytest.mark.parametrize("rules", ["epsilon", "auto", "attn_lrp", "cp_lrp", "lrp_all", "lrp_half"])
+def test_glu_is_the_product_that_it_is(rules: str) -> None:
+    def written(h: Tensor) -> Tensor:
+        signal, gate = h.chunk(2, -1)
+        return signal * torch.sigmoid(gate)
+
+    x = torch.randn(4, 6, dtype=torch.float64)
+    found, expected = (relprop.explain(Spelled(f, 4), x, 1, rules) for f in (nn.functional.glu, written))
+    assert torch.allclose(found.relevance, expected.relevance, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("rules", ["epsilon", "auto", "attn_lrp"])
+def test_a_normalised_vector_hands_on_what_it_gets(rules: str) -> None:
+    def written(h: Tensor) -> Tensor:
+        return h / h.norm(dim=-1, keepdim=True)
+
+    x = torch.randn(4, 6, dtype=torch.float64)
+    found, expected = (
+        relprop.explain(Spelled(f, 8), x, 1, rules)
+        for f in (lambda h: nn.functional.normalize(h, dim=-1), written)
+    )
+    assert torch.allclose(found.relevance, expected.relevance, rtol=1e-9, atol=1e-12)

@@ -20,13 +20,13 @@ aten = torch.ops.aten
 _STEPS = tuple(
     f"aten.{name}."
     for name in (
-        "mul", "add", "sub", "rsub", "div", "pow", "square", "neg", "tanh", "erf", "sigmoid", "softplus", "exp", "log1p",
+        "mul", "add", "sub", "rsub", "div", "pow", "square", "neg", "tanh", "erf", "sigmoid", "softplus", "exp", "log", "log1p",
         "reciprocal", "relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max", "hardsigmoid",
     )
 )  # fmt: skip
 """What a written-out activation is made of: each result hangs on the numbers in the same place alone."""
 
-_LAST = ("aten.mul.", "aten.div.")
+_LAST = ("aten.mul.", "aten.div.", "aten.reciprocal.", "aten.log.", "aten.log1p.")
 
 _KNOWN: tuple[tuple[Any, dict[str, Any]], ...] = (
     (aten.gelu.default, {"approximate": "tanh"}),
@@ -34,13 +34,16 @@ _KNOWN: tuple[tuple[Any, dict[str, Any]], ...] = (
     (aten.silu.default, {}),
     (aten.mish.default, {}),
     (aten.hardswish.default, {}),
+    (aten.sigmoid.default, {}),
+    (aten.hardsigmoid.default, {}),
+    (aten.softplus.default, {}),
 )
 _FAR = 12  # how many values back a function may begin
 _CLOSE = 1e-6
 
 
 def unify_activations(graph: Graph) -> Graph:
-    """Every GELU, SiLU, Mish and hard swish that is written out becomes one operation on the value that it is a function of."""
+    """Every activation of `_KNOWN` that is written out becomes one operation on the value that it is a function of."""
     nodes = {node.name: node for node in graph.nodes}
     behind: dict[
         Ref, tuple[Ref, ...]
@@ -57,7 +60,7 @@ def unify_activations(graph: Graph) -> Graph:
             if node.operation.startswith(_LAST):
                 found = next(filter(None, (_known(own, x, graph, nodes) for x in behind[own][1:])), None)
                 if found is not None:
-                    node, behind[own] = dataclasses.replace(node, **found), (own,)
+                    node = dataclasses.replace(node, **found)
         result.append(node)
     return dataclasses.replace(graph, nodes=tuple(result))
 

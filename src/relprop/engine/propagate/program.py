@@ -157,7 +157,8 @@ def _summarises(statistic: Ref, of: Ref, nodes: Mapping[str, Node], facts: Facts
             return reduced
         node = nodes[ref.name]
         row = OPS.get(node.operation)
-        read = {parent for parent in parents(node) if parent in facts.data}
+        own = parents(node)[:1] if node.operation.startswith(_LIKE) else parents(node)
+        read = {parent for parent in own if parent in facts.data}
         if (
             row is None
             or len(read) != 1
@@ -167,6 +168,10 @@ def _summarises(statistic: Ref, of: Ref, nodes: Mapping[str, Node], facts: Facts
         reduced = reduced or row.kind in ("pool", "max")
         ref = read.pop()
     return False
+
+
+_LIKE = ("aten.expand_as.", "aten.view_as.", "aten.reshape_as.", "aten.type_as.", "aten.to.other")
+"""Operations that give one value the form of another, of whose numbers nothing is read."""
 
 
 def _gates(graph: Graph, facts: Facts, statistics: Set[tuple[Ref, Ref]]) -> frozenset[Ref]:
