@@ -198,3 +198,37 @@ def test_a_normalised_vector_hands_on_what_it_gets(rules: str) -> None:
         for f in (lambda h: nn.functional.normalize(h, dim=-1), written)
     )
     assert torch.allclose(found.relevance, expected.relevance, rtol=1e-9, atol=1e-12)
+
+
+def softmax_by_exp(x: Tensor) -> Tensor:
+    e = torch.exp(x)
+    return e / e.sum(-1, keepdim=True)
+
+
+def softmax_less_the_largest(x: Tensor) -> Tensor:
+    e = torch.exp(x - x.max(1, keepdim=True).values)
+    return e / torch.sum(e, dim=-1, keepdim=True)
+
+
+def softmax_less_a_constant(x: Tensor) -> Tensor:
+    e = (x - x.amax(-1, keepdim=True).detach()).exp()
+    return e / e.sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("written", [softmax_by_exp, softmax_less_the_largest, softmax_less_a_constant])
+@pytest.mark.parametrize("rules", ["epsilon", "auto", "attn_lrp", "cp_lrp"])
+def test_a_written_softmax_is_one(written: Curve, rules: str) -> None:
+    x, model = torch.randn(4, 6, dtype=torch.float64), Spelled(written, 8)
+    found = relprop.explain(model, x, 1, rules)
+    expected = relprop.explain(Spelled(lambda h: torch.softmax(h, -1), 8), x, 1, rules)
+    assert torch.allclose(found.output, model(x))
+    assert torch.allclose(found.relevance, expected.relevance, rtol=1e-9, atol=1e-12)
+
+
+def test_a_quotient_by_the_sum_of_others_is_no_softmax() -> None:
+    def other(h: Tensor) -> Tensor:
+        return torch.exp(h) / torch.exp(h - 1).sum(-1, keepdim=True)
+
+    explainer = relprop.Explainer(Spelled(other, 8), "epsilon")
+    explainer(torch.randn(4, 6, dtype=torch.float64), 1)
+    assert "aten.softmax.int" not in [row.operation for row in explainer.plan]

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from relprop.engine.curves import unify_activations
+from relprop.engine.curves import unify_activations, unify_softmax
 from relprop.engine.experts import unify_experts
 from relprop.engine.graph import Graph, Meta, Node, Ref, consumers, map_output, meta_of, parents, replace_refs
 from relprop.engine.ids import recode_ids
@@ -370,6 +370,7 @@ def reshape_views(graph: Graph) -> Graph:
 REWRITES: list[Callable[[Graph], Graph]] = [
     drop_dead,
     unify_activations,
+    unify_softmax,
     unify_experts,
     recode_ids,
     fuse_complex,

@@ -1,4 +1,4 @@
-"""A rewrite: activations that a model writes out become the operations that they are.
+"""Rewrites: activations and the softmax that a model writes out become the operations that they are.
 
 GELU as ½ x (1 + tanh(…)) or ½ x (1 + erf(x/√2)) is, operation by operation, a product of two things that both hang on x, and a
 rule for products would share relevance between them; as one function of x it hands on what it gets (Achtibat et al. 2024,
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.engine.graph import Graph, Node, Ref, parents, replace_refs
+from relprop.engine.graph import Graph, Node, Ref, meta_of, parents, replace_refs
 
 aten = torch.ops.aten
 
@@ -105,3 +105,49 @@ def _known(value: Ref, x: Ref, graph: Graph, nodes: dict[str, Node]) -> dict[str
         if torch.allclose(found, function(grid, **named), rtol=0.0, atol=_CLOSE):
             return {"function": function, "args": (x,), "kwargs": named}
     return None
+
+
+def unify_softmax(graph: Graph) -> Graph:
+    """exp(x) over its sum along a dimension, with or without the largest x taken off before, becomes a softmax."""
+    nodes = {node.name: node for node in graph.nodes}
+    result = [
+        node
+        if (found := _softmax(node, nodes)) is None
+        else dataclasses.replace(node, function=aten.softmax.int, args=found)
+        for node in graph.nodes
+    ]
+    return dataclasses.replace(graph, nodes=tuple(result))
+
+
+def _softmax(node: Node, nodes: dict[str, Node]) -> tuple[Ref, int] | None:
+    """What a quotient is the softmax of, and along which dimension; None for every other node."""
+    if node.operation != "aten.div.Tensor" or not all(isinstance(ref, Ref) for ref in node.args):
+        return None
+    above, below = (nodes[ref.name] for ref in node.args)
+    if above.operation != "aten.exp.default" or below.args[:1] != (node.args[0],):
+        return None
+    dimension = _along(below, "aten.sum.dim_IntList", nodes)
+    if dimension is None:
+        return None
+    x: Ref = above.args[0]
+    shifted = nodes[x.name]
+    if shifted.operation == "aten.sub.Tensor" and len(shifted.args) == 2 and not shifted.kwargs:
+        source, largest = shifted.args
+        taken = nodes[largest.name] if isinstance(largest, Ref) else shifted
+        while taken.operation.startswith(_COPIES):
+            taken = nodes[taken.args[0].name]
+        if taken.args[:1] == (source,) and dimension in (
+            _along(taken, "aten.amax.default", nodes),
+            _along(taken, "aten.max.dim", nodes),
+        ):
+            x = source
+    return x, dimension
+
+
+def _along(node: Node, operation: str, nodes: dict[str, Node]) -> int | None:
+    """The one dimension that an operation takes together and keeps as one of size 1; None for another one."""
+    if node.operation != operation or len(node.args) < 3 or node.args[2] is not True:
+        return None
+    given = node.args[1] if isinstance(node.args[1], (list, tuple)) else [node.args[1]]
+    meta = meta_of(nodes, node.args[0])
+    return given[0] % len(meta.shape) if len(given) == 1 and meta is not None and meta.shape else None
