@@ -38,8 +38,9 @@ class ScriptModel(nn.Module):
         return self._script()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the script, without the interpreter's own fusions."""
-        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+        """Run the script, without the interpreter's own fusions, and out of the reach of modes for Python's functions, which
+        would hide from a capture what it calls."""
+        with torch.jit.optimized_execution(False), torch._C.DisableTorchFunction():  # type: ignore[attr-defined]
             run = self.script._c._get_method(
                 "forward"
             )  # not Python's spelling of it, which torch.export would call
