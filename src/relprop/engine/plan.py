@@ -202,8 +202,6 @@ def kind_of(node: Node, operation: Operation, facts: Facts) -> str:
         if sum(ref in facts.data for argument in factors for ref in refs(argument)) > 1:
             return "product"
     elementwise = operation.kind == "product" and Pass in operation.rules
-    if node.operation.startswith("aten.glu."):  # of two halves of one argument
-        return "product"
     if elementwise and sum(ref in facts.data for ref in refs(node.args[:2])) < 2:
         return "activation"
     return operation.kind

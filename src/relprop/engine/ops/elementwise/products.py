@@ -79,13 +79,6 @@ def _rounds(node: Node) -> str | None:
     return None if rounding is None else "division that rounds has no relevance rule"
 
 
-def is_complement(node: Node) -> bool:
-    """Whether the node computes 1 − x."""
-    return (
-        node.operation == "aten.rsub.Scalar" and len(node.args) == 2 and node.args[1] == 1 and not node.kwargs
-    )
-
-
 def gate_source(node: Node) -> bool:
     """Whether the node is what makes a gate: a sigmoid, a hard sigmoid or a softmax."""
     return any(word in node.operation for word in ("sigmoid", "softmax")) and "log" not in node.operation
@@ -96,7 +89,8 @@ rows(
     "mul.Tensor multiply.Tensor",
     Operation("product", multiplication, "inputs", Product(), _PRODUCTS, product_known),
 )
-rows("glu", Operation("product", gated, "inputs", Product(), _PRODUCTS, first_known(0)))
+# of two halves of its one argument: a product whatever that is
+rows("glu", Operation("product", gated, "inputs", Product(), (Product,), first_known(0)))
 rows(
     "div.Tensor divide.Tensor true_divide.Tensor",
     Operation("product", division, "inputs", Product(), _PRODUCTS, both_known),
