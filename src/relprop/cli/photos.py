@@ -17,7 +17,7 @@ from relprop import Explainer, Explanation
 from relprop.cli import printing
 from relprop.data import DEMO
 from relprop.errors import InvalidInput, RelpropError
-from relprop.models import Loaded, check_names
+from relprop.models import Loaded
 from relprop.show.picture import FORMATS
 from relprop.targets import main_output
 
@@ -141,9 +141,7 @@ def _batch(job: Job, opened: Sequence[tuple[Path, Path, Any]]) -> Iterator[Resul
         return
     stacked = torch.stack([job.loaded.preprocessing.tensor(crop) for _, _, crop in opened])
     explanation = job.explainer(stacked.to(job.device, job.loaded.dtype()), job.target)
-    output = main_output(explanation.output)
-    if output.dim() == 2:
-        check_names(job.loaded.classes, output.shape[1])
+    job.loaded.check_names_of(main_output(explanation.output))
     for sample, (photo, place, crop) in enumerate(opened):
         result = Result(photo, place, explanation, sample)
         relevance = explanation.relevance[sample]

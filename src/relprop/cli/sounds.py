@@ -15,7 +15,7 @@ from relprop.cli import printing
 from relprop.cli.examples import heard
 from relprop.cli.photos import places
 from relprop.errors import InvalidInput
-from relprop.models import Loaded, check_names
+from relprop.models import Loaded
 from relprop.targets import main_output
 
 
@@ -79,9 +79,7 @@ def listened(asked: Heard, file: Path, picture: Path) -> Listened:
     assert example.recording is not None
     explainer = Explainer(loaded.model, asked.rules, asked.method)
     explanation = explainer(example.inputs, loaded.target(asked.target))
-    output = main_output(explanation.output)
-    if output.dim() == 2:
-        check_names(loaded.classes, output.shape[1])
+    loaded.check_names_of(main_output(explanation.output))
     return Listened(file, example.recording, loaded, explanation, example.source, picture)
 
 

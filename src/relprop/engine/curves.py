@@ -8,6 +8,7 @@ Eq. 9), like the same function under its own name. Which function it is, is told
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
 from typing import Any
 
 import torch
@@ -69,23 +70,35 @@ def _numbers(node: Node, graph: Graph, nodes: dict[str, Node]) -> dict[Ref, Tens
     """The constants of one number that a node reads, with these numbers."""
     found: dict[Ref, Tensor] = {}
     for ref in parents(node):
-        origin = nodes[ref.name]
-        while origin.operation.startswith(_COPIES):
-            origin = nodes[origin.args[0].name]
+        origin = _copied(nodes[ref.name], nodes)
         value = graph.constants.get(origin.origin) if origin.kind == "constant" else None
         if value is not None and value.dim() == 0:
             found[ref] = value.cpu()
     return found
 
 
+def _copied(node: Node, nodes: dict[str, Node]) -> Node:
+    """The node whose value another one copies, at whatever remove; the node itself where it copies none."""
+    while node.operation.startswith(_COPIES):
+        node = nodes[node.args[0].name]
+    return node
+
+
 _COPIES = ("aten.lift_fresh_copy.", "aten.detach.", "aten.clone.", "aten.alias.")
+
+
+@cache
+def _curves() -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Numbers near and far from 0, and what each activation of `_KNOWN` gives of them."""
+    near = torch.linspace(-8, 8, 161, dtype=torch.float64, device="cpu")
+    far = near.new_tensor([10.0, 15.0, 20.0, 40.0, 100.0])
+    grid = torch.cat([-far, near, far])
+    return grid, tuple(function(grid, **named) for function, named in _KNOWN)
 
 
 def _known(value: Ref, x: Ref, graph: Graph, nodes: dict[str, Node]) -> dict[str, Any] | None:
     """What the node of a value is instead: the operation on x that gives the same of any x."""
-    near = torch.linspace(-8, 8, 161, dtype=torch.float64, device="cpu")
-    far = near.new_tensor([10.0, 15.0, 20.0, 40.0, 100.0])
-    grid = torch.cat([-far, near, far])
+    grid, curves = _curves()
     done: dict[Ref, Tensor] = {x: grid}
 
     def computed(ref: Ref) -> Any:
@@ -101,8 +114,8 @@ def _known(value: Ref, x: Ref, graph: Graph, nodes: dict[str, Node]) -> dict[str
     found = computed(value)
     if found.shape != grid.shape or found.dtype != grid.dtype:
         return None
-    for function, named in _KNOWN:
-        if torch.allclose(found, function(grid, **named), rtol=0.0, atol=_CLOSE):
+    for (function, named), curve in zip(_KNOWN, curves, strict=True):
+        if torch.allclose(found, curve, rtol=0.0, atol=_CLOSE):
             return {"function": function, "args": (x,), "kwargs": named}
     return None
 
@@ -133,9 +146,7 @@ def _softmax(node: Node, nodes: dict[str, Node]) -> tuple[Ref, int] | None:
     shifted = nodes[x.name]
     if shifted.operation == "aten.sub.Tensor" and len(shifted.args) == 2 and not shifted.kwargs:
         source, largest = shifted.args
-        taken = nodes[largest.name] if isinstance(largest, Ref) else shifted
-        while taken.operation.startswith(_COPIES):
-            taken = nodes[taken.args[0].name]
+        taken = _copied(nodes[largest.name], nodes) if isinstance(largest, Ref) else shifted
         if taken.args[:1] == (source,) and dimension in (
             _along(taken, "aten.amax.default", nodes),
             _along(taken, "aten.max.dim", nodes),

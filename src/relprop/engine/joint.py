@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from relprop.engine.graph import Graph, Meta, Node, Ref, consumers, meta_of, parents
-from relprop.engine.parts import END, slice_arguments
+from relprop.engine.parts import END, slice_arguments, unused
 
 aten = torch.ops.aten
 
@@ -351,8 +351,7 @@ class _Joining:
     ) -> Ref:
         """A new node, made once."""
         if key not in self.made:
-            while name in self.nodes:
-                name += "_"
+            name = unused(name, self.nodes)
             node = Node(
                 name, "call", function, args, meta=meta,
                 module=at.module, module_class=at.module_class, calls=at.calls, source=at.source,

@@ -42,7 +42,7 @@ def join_picks(graph: Graph) -> Graph:
             whole, place = picks[node.name]
             if 1 < len(picked[whole]) >= whole.size / 2:
                 if whole not in made:
-                    made[whole] = _unused(f"{node.name}_parts", nodes)
+                    made[whole] = unused(f"{node.name}_parts", nodes)
                     result.append(_taken_apart(node, whole, made[whole]))
                 part = Ref(made[whole], place)
                 node = dataclasses.replace(node, function=aten.alias.default, args=(part,))
@@ -62,7 +62,8 @@ def _taken_apart(pick: Node, whole: _Whole, name: str) -> Node:
     )
 
 
-def _unused(name: str, nodes: dict[str, Node]) -> str:
+def unused(name: str, nodes: dict[str, Node]) -> str:
+    """The name, or one made of it that no node has."""
     while name in nodes:
         name += "_"
     return name

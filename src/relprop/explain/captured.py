@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from relprop.engine import capture as capturing
 from relprop.engine.analyse import Facts, analyse
 from relprop.engine.batch import batch_axes, batch_size, map_samples, samples, states_of
 from relprop.engine.canonise import canonise
-from relprop.engine.graph import Graph, Node, value_of
+from relprop.engine.graph import Graph, Node, Ref, value_of
 from relprop.engine.isolate import LOCK, quietly, run_isolated
 from relprop.engine.modules import apart, without_cache
 from relprop.engine.ops import OPS
@@ -391,10 +391,20 @@ def _computed(
     images: frozenset[str] = frozenset(),
 ) -> list[Any]:
     """The outputs that the graph computes, with the channels of these images last."""
-    program = prepare(captured.graph, captured.facts, Plan((), Composite()))
     leaves = leaves_of(model, captured.graph, args, kwargs)
-    values = record(program, with_channels_last(leaves, images), Weights())
+    values = computed(captured, with_channels_last(leaves, images))
     return [value_of(values, ref) for ref in captured.graph.outputs()]
+
+
+def computed(
+    captured: Captured,
+    leaves: Mapping[str, Any],
+    keep: Iterable[Ref] = (),
+    autocast: torch.dtype | None = None,
+) -> dict[str, Any]:
+    """The values that the graph computes of those of inputs, weights and constants: its outputs, and those that are to be kept."""
+    program = prepare(captured.graph, captured.facts, Plan((), Composite()), keep)
+    return record(program, leaves, Weights(), autocast=autocast)
 
 
 _TRIED = 8  # samples that are compared with the first

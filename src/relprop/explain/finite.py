@@ -11,11 +11,9 @@ from torch import Tensor
 from relprop.engine.batch import samples, states_of
 from relprop.engine.graph import Node, Ref, parents, value_of
 from relprop.engine.isolate import quietly
-from relprop.engine.plan import Composite, Plan
-from relprop.engine.propagate import Weights, prepare, record
 from relprop.engine.step import all_finite
 from relprop.errors import InvalidInput
-from relprop.explain.captured import Captured, forget, leaves_of
+from relprop.explain.captured import Captured, computed, forget, leaves_of
 from relprop.explain.inputs import refuse_infinite_weights
 from relprop.targets import main_output
 
@@ -52,22 +50,16 @@ def refuse_output(model: Any, captured: Captured, args: tuple[Any, ...], kwargs:
     if not graph.batched:
         args, kwargs = samples((args, kwargs), 1, states_of(model))
     leaves, ref = leaves_of(model, graph, args, kwargs), main_output(graph.output)
-    output = value_of(_values(captured, leaves, [ref], None), ref)
-    check_output(model, captured, leaves, ref, output)
-
-
-def _values(
-    captured: Captured, leaves: dict[str, Any], keep: list[Ref], autocast: torch.dtype | None
-) -> dict[str, Any]:
-    program = prepare(captured.graph, captured.facts, Plan((), Composite()), keep)
     with quietly():
-        return record(program, leaves, Weights(), autocast=autocast)
+        output = value_of(computed(captured, leaves), ref)
+    check_output(model, captured, leaves, ref, output)
 
 
 def _beginning(captured: Captured, leaves: dict[str, Any], ref: Ref, autocast: torch.dtype | None) -> str:
     """Where NaN or infinity that reaches an output begins, in words; the graph runs once more for it."""
     calls = {node.name: node for node in captured.graph.nodes if node.kind == "call"}
-    values = _values(captured, leaves, [Ref(name) for name in calls], autocast)
+    with quietly():
+        values = computed(captured, leaves, map(Ref, calls), autocast)
 
     def first(wrong: Callable[[Tensor], Tensor], refs: Iterable[Ref]) -> Node | None:
         """The call, on the way to one of these values, that gives what is wrong of values that are not."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from relprop.data import Preprocessing
 from relprop.errors import InvalidInput
@@ -74,6 +74,11 @@ class Loaded:
             raise InvalidInput(f"target: no class is called {text!r}\n  do: {hint}")
         names = listed([f"{self.classes[i]} ({i})" for i in matches], 6)
         raise InvalidInput(f"target: {text!r} names several classes: {names}\n  do: give the number of one")
+
+    def check_names_of(self, output: Tensor) -> None:
+        """`check_names` of the columns of an output (B, C); nothing of any other output."""
+        if output.dim() == 2:
+            check_names(self.classes, output.shape[1])
 
 
 def check_names(classes: Sequence[str], outputs: int) -> None:
