@@ -442,6 +442,14 @@ def test_rules_of_a_wrong_type(net: nn.Module, x: Tensor, given: Any) -> None:
     refused(lambda: relprop.explain(net, x, rules=given), "rules", "Composite")
 
 
+@pytest.mark.parametrize("method", ["gradient", "occlusion", "contextual_decomposition", "random"])
+@pytest.mark.parametrize("given", ["epsilon", rules.Epsilon(), Composite([("linear", rules.Gamma())])])
+def test_rules_of_a_method_that_has_none(net: nn.Module, x: Tensor, method: str, given: Any) -> None:
+    refused(
+        lambda: relprop.explain(net, x, rules=given, method=method), "rules", repr(method), "leave rules out"
+    )
+
+
 @pytest.mark.parametrize(
     "pair", [("linear",), ("linear", "epsilon"), (3, rules.Epsilon()), "linear", ("linear", rules.Epsilon)]
 )

@@ -22,16 +22,27 @@ from relprop.evaluate.replacements import REPLACEMENTS
 from relprop.evaluate.scoring import rows_at_a_time, scorer_of
 
 
+class Heard:
+    """What a model tells of its calls: what it kept itself would be put back."""
+
+    def __init__(self) -> None:
+        self.rows: list[Any] = []
+
+
 class Counting(nn.Module):
     """A model that counts the rows it was asked for."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model, self.rows = model, [0]
+        self.model, self.heard = model, Heard()
         self.eval()
 
+    @property
+    def count(self) -> int:
+        return sum(self.heard.rows)
+
     def forward(self, x: Tensor) -> Tensor:
-        self.rows[0] += len(x)
+        self.heard.rows.append(len(x))
         return self.model(x)
 
 
@@ -100,13 +111,13 @@ def test_steps_that_change_nothing_have_no_row_and_the_ends_are_shared() -> None
     x[:, :, :4] = 0
     model = Counting(network())
     trial = ev.experiment(model, x, replacement=0.0, size=1)
-    before = model.rows[0]
+    before = model.count
     first = trial.curve(torch.randn_like(x))
-    assert model.rows[0] - before == 2 * 32  # half of the 64 pixels are 0 already
+    assert model.count - before == 2 * 32  # half of the 64 pixels are 0 already
     trial.curve(torch.randn_like(x), "lerf")
-    assert model.rows[0] - before == 2 * 64
+    assert model.count - before == 2 * 64
     torch.testing.assert_close(first.scores[:, -1], trial.empty())
-    assert model.rows[0] == 2 + 2 * 64 + 2
+    assert model.count == 2 + 2 * 64 + 2
 
 
 def test_a_sample_scores_the_same_whatever_else_is_in_the_batch() -> None:
@@ -147,10 +158,10 @@ class Seen(nn.Module):
     def __init__(self, viewed: bool, channels: int) -> None:
         super().__init__()
         self.convolution, self.out = nn.Conv2d(channels, 4, 3, padding=1), nn.Linear(4 * 64, 3)
-        self.viewed, self.rows = viewed, []
+        self.viewed, self.heard = viewed, Heard()
 
     def forward(self, x: Tensor) -> Tensor:
-        self.rows.append((len(x), x.stride()))
+        self.heard.rows.append((len(x), x.stride()))
         hidden = self.convolution(x).relu()
         return self.out(hidden.view(len(x), -1) if self.viewed else hidden.flatten(1))
 
@@ -163,7 +174,7 @@ def test_images_run_channels_last_unless_the_model_refuses(channels: int) -> Non
         torch.manual_seed(0)
         model = Seen(viewed, channels).eval()
         found[viewed] = ev.perturb(model, x, relevance, size=1, draws=1).scores
-        assert (model.rows[-1][1][1] == 1) is last
+        assert (model.heard.rows[-1][1][1] == 1) is last
     torch.testing.assert_close(found[False], found[True], rtol=1e-5, atol=1e-5)
 
 
@@ -340,10 +351,10 @@ def test_subset_scores_are_shared_by_methods() -> None:
     used = []
     for name in ("gradient", "gradient_x_input", "sensitivity"):
         case = case_of(batch, methods_of([name])[0])
-        before = model.rows[0]
+        before = model.count
         for metric in ("faithfulness_correlation", "infidelity"):
             ev.METRICS[metric].run(case, subsets=10)
-        used.append(model.rows[0] - before)
+        used.append(model.count - before)
     assert used == [30, 0, 0]
 
 

@@ -305,6 +305,20 @@ def test_every_written_token_is_explained_as_by_itself_and_the_model_is_untouche
     assert written.heatmap().mode == "RGB"
 
 
+def test_weights_that_a_writing_model_changes_stay_as_they_are(writer: Any, bytes_: Any) -> None:
+    class Clamped(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                self.weight.clamp_(-0.01, 0.01)
+            return super().forward(x)
+
+    model = copy.deepcopy(writer)
+    model.lm_head = Clamped(writer.config.hidden_size, writer.config.vocab_size, bias=False).double().eval()
+    before = model.lm_head.weight.detach().clone()
+    assert len(relprop.explain_generation(model, "the cat", bytes_, max_new_tokens=2)) == 2
+    assert torch.equal(model.lm_head.weight, before)
+
+
 def test_a_model_with_a_decoder_writes_too(bytes_: Any) -> None:
     torch.manual_seed(0)
     config = transformers.T5Config(

@@ -611,6 +611,36 @@ def test_weights_that_a_forward_pass_constrains_are_explained_constrained_and_st
                 weight.mul_(4)
 
 
+class Writing(nn.Module):
+    """Writes to a weight and a buffer, and counts its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.calls = nn.Linear(16, 3), 0
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        with torch.no_grad():
+            self.head.weight.clamp_(-0.1, 0.1)
+            self.get_buffer("seen").add_(1)
+        return self.head(x.flatten(1))
+
+
+@pytest.mark.parametrize("how", ["perturb", "compare", "confirm"])
+def test_an_evaluation_leaves_weights_that_a_forward_pass_writes_to(how: str) -> None:
+    with seeded(3):
+        module, x = Writing().eval(), torch.randn(6, 1, 4, 4)
+    before = state_of(module)
+    if how == "perturb":
+        relprop.evaluate.perturb(module, x, torch.rand(6, 1, 4, 4), steps=2)
+    elif how == "compare":
+        relprop.evaluate.compare(module, x, ["gradient"], ["aopc_morf"])
+    else:
+        relprop.analyse.confirm(module, x, x, relprop.analyse.Place(0.5, 0, 1, 0.5), 1)
+    assert_same(before, state_of(module))
+
+
 # --- tensors that a model keeps outside of its modules
 
 

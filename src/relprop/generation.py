@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.engine.isolate import LOCK, quietly, untouched
+from relprop.engine.isolate import LOCK, put_back, quietly
 from relprop.errors import InvalidInput
 from relprop.explain import Explainer
 from relprop.explanation import Explanation
@@ -160,7 +160,7 @@ def _written(
         generate["pad_token_id"] = end[0] if isinstance(end, list) and end else end if end is not None else 0
     generate = {"do_sample": False, "num_beams": 1, **generate, "max_new_tokens": most}
     try:
-        with LOCK, quietly(), untouched(model), torch.no_grad():
+        with LOCK, quietly(), torch.no_grad(), put_back(model):
             sequences = model.generate(**given, **generate)  # type: ignore[operator]
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]

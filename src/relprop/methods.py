@@ -41,12 +41,14 @@ Start = tuple[dict[Ref, Tensor], Tensor, Any, list[accounts.Entry]]
 class Method:
     """One row: what the method is, its function of an explainer and a part of a batch, and its options.
 
-    `options`: their names and defaults; what the caller gave is in `explainer.options`.
+    `options`: their names and defaults; what the caller gave is in `explainer.options`. `ruled`: whether relevance goes
+    by the rules that the caller gave.
     """
 
     about: str
     run: Callable[[Explainer, Part], list[Explanation]]
     options: Mapping[str, Any] = field(default_factory=dict)
+    ruled: bool = False
 
 
 def lrp(explainer: Explainer, part: Part) -> list[Explanation]:
@@ -347,9 +349,12 @@ METHODS: dict[str, Method] = {
         "layer-wise relevance propagation (Bach et al. 2015), by the rules of a composite",
         lrp,
         {"autocast": None, "checkpoints": False, "compile": False},
+        ruled=True,
     ),
     "clrp": Method(
-        "contrastive relevance (Gu et al. 2018): for the target and not for all other classes", clrp
+        "contrastive relevance (Gu et al. 2018): for the target and not for all other classes",
+        clrp,
+        ruled=True,
     ),
     **{
         compute.__name__: differentiating(compute, about)

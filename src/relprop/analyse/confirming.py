@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from relprop.analyse.result import Confirmation, Effect, Place
+from relprop.engine.isolate import put_back
 from relprop.errors import InvalidInput
 
 BOOTSTRAP = 2_000
@@ -68,7 +70,7 @@ def confirm(
     random = np.random.default_rng(seed)
 
     def scores(inputs: Tensor) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        with torch.no_grad():
+        with torch.no_grad(), put_back(model) if isinstance(model, torch.nn.Module) else nullcontext():
             outputs = torch.cat([model(part) for part in torch.split(inputs, batch_size)])
         if outputs.ndim != 2 or not 0 <= target < outputs.shape[1]:
             raise InvalidInput(

@@ -9,7 +9,7 @@ import logging
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -235,6 +235,14 @@ class _Writes(Assignments):
             for parameter in self._own.pop(written.untyped_storage().data_ptr(), ()):
                 self._kept.append((parameter, parameter.detach().clone(), parameter._version))
 
+    def keep(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Copy these, too, whatever writes to them."""
+        self._kept += [
+            (tensor, tensor.detach().clone(), tensor._version)
+            for tensor in tensors
+            if not tensor.is_inference()
+        ]
+
     def undo(self) -> None:
         """Put back what was there."""
         for parameter, values, version in self._kept:
@@ -244,15 +252,28 @@ class _Writes(Assignments):
                 torch._C._autograd._unsafe_set_version_counter((parameter,), (version,))
 
 
+@contextlib.contextmanager
+def put_back(model: torch.nn.Module, weights: bool = True, buffers: bool = True) -> Iterator[None]:
+    """What calls of the model store on it, and what they write to its weights and buffers, is undone afterwards.
+
+    Without `weights` (of a compiled model, whose operations cannot be watched) or `buffers` these are left as they are.
+    """
+    with untouched(model):
+        writes = _Writes(model)
+        if buffers:
+            writes.keep(model.buffers())
+        try:
+            with writes if weights else contextlib.nullcontext():
+                yield
+        finally:
+            with torch.no_grad():
+                writes.undo()
+
+
 def run_isolated(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The model's own output, without gradients. Inputs, weights and buffers that it writes to, and all it stores, stay as
     they were."""
     args, kwargs = pytree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, (args, kwargs))
     buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
-    with LOCK, quietly(), untouched(model), torch.no_grad():
-        writes = _Writes(model)
-        try:
-            with writes:
-                return torch.func.functional_call(model, buffers, args, kwargs)
-        finally:
-            writes.undo()
+    with LOCK, quietly(), torch.no_grad(), put_back(model, buffers=False):
+        return torch.func.functional_call(model, buffers, args, kwargs)

@@ -127,6 +127,12 @@ class Explainer:
                     f"{name}: no option of the method {method!r}\n"
                     f"  do: its options are {known}; a rule's own go into it, such as rules=relprop.rules.Epsilon(1e-3)"
                 )
+        if not METHODS[method].ruled and not (isinstance(rules, str) and rules == "auto"):
+            ruled = " or ".join(repr(name) for name, row in METHODS.items() if row.ruled)
+            raise InvalidInput(
+                f"rules: the method {method!r} has none, and {rules if isinstance(rules, str) else 'what was given'} would count for nothing\n"
+                f"  do: leave rules out, or use method={ruled}"
+            )
         if batch_size is not None and batch_size < 1:
             raise InvalidInput(
                 f"batch_size: {batch_size} is below 1\n  do: give the number of samples that are walked at a time"
