@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import relprop.classical  # noqa: F401  its operations are registered when it is loaded
+from relprop.engine.norms import written_norm
 
 aten = torch.ops.aten
 BATCH = 3
@@ -980,6 +981,16 @@ NORMS: DICT = {
             **on(4, 3),
             also=("aten.reshape.default",),
         )
+    ],
+    "relprop.written_norm": [
+        Sample(
+            lambda x, w, b: written_norm(x, w, b, (1,), True, 4 / 3, 0.01, 0.1),
+            **on(4, 3),
+            weights=((4, 1), (4, 1)),
+        ),
+        Sample(
+            lambda x, w: written_norm(x, w, None, (1, 2), False, 1.0, 0.01, 0.0), **on(4, 3), weights=((3,),)
+        ),
     ],
     "relprop.local_response_norm": [
         Sample(lambda x: F.local_response_norm(x, 3, 0.5, 0.75, 1.5), **on(5, 4)),

@@ -82,6 +82,18 @@ def softplus_by_log1p(x: Tensor) -> Tensor:
     return torch.log1p(torch.exp(x))
 
 
+def elu(x: Tensor) -> Tensor:
+    return torch.where(x > 0, x, torch.exp(x) - 1)
+
+
+def elu_by_parts(x: Tensor) -> Tensor:
+    return nn.functional.relu(x) + torch.expm1(x).clamp(max=0)
+
+
+def selu(x: Tensor) -> Tensor:
+    return 1.0507009873554805 * torch.where(x > 0, x, 1.6732632423543772 * (torch.exp(x) - 1))
+
+
 SPELLED: list[tuple[Curve, nn.Module]] = [
     (gelu_new, nn.GELU("tanh")),
     (gelu_fast, nn.GELU("tanh")),
@@ -97,6 +109,9 @@ SPELLED: list[tuple[Curve, nn.Module]] = [
     (hard_sigmoid, nn.Hardsigmoid()),
     (softplus, nn.Softplus()),
     (softplus_by_log1p, nn.Softplus()),
+    (elu, nn.ELU()),
+    (elu_by_parts, nn.ELU()),
+    (selu, nn.SELU()),
 ]
 
 

@@ -289,16 +289,34 @@ def test_recurrent_layers_become_torchs_own(kind: type[nn.Module], tmp_path: Pat
     torch.testing.assert_close(next(iter(found.values())), expected[0])
 
 
-def test_functions_that_older_sets_spell_out_become_one_operation_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("opset", [11, 13])
+@pytest.mark.parametrize("rules", ["auto", "epsilon"])
+def test_functions_that_older_sets_spell_out_become_one_operation_again(
+    rules: str, opset: int, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Linear(6, 8), nn.GELU(), nn.LayerNorm(8), nn.SiLU(), nn.Mish(), nn.Hardswish(), nn.Linear(8, 3)
     ).eval()
-    path = exported(model, torch.randn(2, 6), tmp_path / "model.onnx", 13, False)
-    kinds = [step.node.operation for step in load(path).steps.children()]
-    assert kinds == ["Gemm", "Gelu", "LayerNormalization", "Swish", "Mish", "HardSwish", "Gemm"]
+    path = exported(model, torch.randn(2, 6), tmp_path / "model.onnx", opset, False)
     x = torch.randn(4, 6)
-    found, expected = relprop.explain(str(path), x, 1), relprop.explain(model, x, 1)
+    explainer = relprop.Explainer(str(path), rules)
+    found, expected = explainer(x, 1), relprop.explain(model, x, 1, rules)
+    names = [row.operation.split(".")[1] for row in explainer.plan]
+    assert names == ["linear", "gelu", "layer_norm", "silu", "mish", "hardswish", "linear"]
+    torch.testing.assert_close(found.relevance, expected.relevance, rtol=1e-4, atol=1e-5)
+
+
+def test_a_group_norm_stays_one(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 3)
+    ).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    x = torch.randn(2, 3, 8, 8)
+    path = exported(model, x, tmp_path / "model.onnx", 17, False)
+    found, expected = (relprop.explain(m, x, 1, "epsilon") for m in (str(path), model))
     torch.testing.assert_close(found.relevance, expected.relevance, rtol=1e-4, atol=1e-5)
 
 

@@ -21,6 +21,7 @@ ORDER = [
     "engine.functional",
     "engine.parts",
     "engine.curves",
+    "engine.norms",
     "engine.joint",
     "engine.experts",
     "engine.ids",

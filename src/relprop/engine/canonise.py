@@ -14,9 +14,21 @@ import torch
 
 from relprop.engine.curves import unify_activations, unify_softmax
 from relprop.engine.experts import unify_experts
-from relprop.engine.graph import Graph, Meta, Node, Ref, consumers, map_output, meta_of, parents, replace_refs
+from relprop.engine.graph import (
+    Graph,
+    Meta,
+    Node,
+    Ref,
+    consumers,
+    map_output,
+    meta_of,
+    of_weights,
+    parents,
+    replace_refs,
+)
 from relprop.engine.ids import recode_ids
 from relprop.engine.joint import join_linears
+from relprop.engine.norms import unify_group_norms, unify_norms
 from relprop.engine.parts import join_picks
 from relprop.engine.spectra import fuse_complex
 
@@ -294,13 +306,9 @@ def fuse_bias(graph: Graph) -> Graph:
     """
     readers = consumers(graph)
     nodes = {node.name: node for node in graph.nodes}
-    fixed: set[str] = set()
+    fixed = of_weights(graph)
     result: list[Node] = []
     for node in graph.nodes:
-        if node.kind in ("weight", "constant") or (
-            node.kind == "call" and all(ref.name in fixed for ref in parents(node))
-        ):
-            fixed.add(node.name)
         found = _product_and_bias(node, nodes, fixed, readers)
         if found is None:
             result.append(node)
@@ -371,6 +379,8 @@ REWRITES: list[Callable[[Graph], Graph]] = [
     drop_dead,
     unify_activations,
     unify_softmax,
+    unify_norms,
+    unify_group_norms,
     unify_experts,
     recode_ids,
     fuse_complex,

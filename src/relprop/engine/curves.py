@@ -22,12 +22,15 @@ _STEPS = tuple(
     f"aten.{name}."
     for name in (
         "mul", "add", "sub", "rsub", "div", "pow", "square", "neg", "tanh", "erf", "sigmoid", "softplus", "exp", "log", "log1p",
-        "reciprocal", "relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max", "hardsigmoid",
+        "reciprocal", "relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max", "hardsigmoid", "expm1", "abs", "where",
+        "maximum", "minimum", "gt", "ge", "lt", "le", "masked_fill",
     )
 )  # fmt: skip
 """What a written-out activation is made of: each result hangs on the numbers in the same place alone."""
 
-_LAST = ("aten.mul.", "aten.div.", "aten.reciprocal.", "aten.log.", "aten.log1p.")
+_LAST = (
+    "aten.mul.", "aten.div.", "aten.reciprocal.", "aten.log.", "aten.log1p.", "aten.where.", "aten.add.", "aten.maximum.",
+)  # fmt: skip
 
 _KNOWN: tuple[tuple[Any, dict[str, Any]], ...] = (
     (aten.gelu.default, {"approximate": "tanh"}),
@@ -38,6 +41,8 @@ _KNOWN: tuple[tuple[Any, dict[str, Any]], ...] = (
     (aten.sigmoid.default, {}),
     (aten.hardsigmoid.default, {}),
     (aten.softplus.default, {}),
+    (aten.elu.default, {}),
+    (aten.selu.default, {}),
 )
 _FAR = 12  # how many values back a function may begin
 _CLOSE = 1e-6
@@ -52,7 +57,7 @@ def unify_activations(graph: Graph) -> Graph:
     result: list[Node] = []
     for node in graph.nodes:
         own = Ref(node.name)
-        numbers = _numbers(node, graph, nodes)
+        numbers = numbers_of(node, graph, nodes)
         read = [ref for ref in dict.fromkeys(parents(node)) if ref not in numbers]
         behind[own] = (own,)
         if read and node.kind == "call" and node.operation.startswith(_STEPS):
@@ -66,7 +71,7 @@ def unify_activations(graph: Graph) -> Graph:
     return dataclasses.replace(graph, nodes=tuple(result))
 
 
-def _numbers(node: Node, graph: Graph, nodes: dict[str, Node]) -> dict[Ref, Tensor]:
+def numbers_of(node: Node, graph: Graph, nodes: dict[str, Node]) -> dict[Ref, Tensor]:
     """The constants of one number that a node reads, with these numbers."""
     found: dict[Ref, Tensor] = {}
     for ref in parents(node):
@@ -105,7 +110,7 @@ def _known(value: Ref, x: Ref, graph: Graph, nodes: dict[str, Node]) -> dict[str
         if ref not in done:
             node = nodes[ref.name]
             assert node.function is not None
-            done.update(_numbers(node, graph, nodes))
+            done.update(numbers_of(node, graph, nodes))
             done[ref] = node.function(
                 *replace_refs(node.args, computed), **replace_refs(node.kwargs, computed)
             )

@@ -273,6 +273,17 @@ def consumers(graph: Graph) -> dict[Ref, list[str]]:
     return readers
 
 
+def of_weights(graph: Graph) -> set[str]:
+    """The names of the nodes whose values hang on weights and constants alone."""
+    found: set[str] = set()
+    for node in graph.nodes:
+        if node.kind in ("weight", "constant") or (
+            node.kind == "call" and all(ref.name in found for ref in parents(node))
+        ):
+            found.add(node.name)
+    return found
+
+
 def meta_of(nodes: dict[str, Node], ref: Ref) -> Meta | None:
     """What is known of the value at `ref`."""
     meta = nodes[ref.name].meta

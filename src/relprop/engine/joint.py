@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from relprop.engine.graph import Graph, Meta, Node, Ref, consumers, meta_of, parents
+from relprop.engine.graph import Graph, Meta, Node, Ref, consumers, meta_of, of_weights, parents
 from relprop.engine.parts import END, slice_arguments, unused
 
 aten = torch.ops.aten
@@ -98,7 +98,7 @@ class _Joining:
         self.graph = graph
         self.readers = consumers(graph)
         self.nodes = {node.name: node for node in graph.nodes}
-        self.fixed = _fixed(graph)
+        self.fixed = of_weights(graph)
         self.made: dict[Any, Ref] = {}
         self.result: list[Node] = []
 
@@ -365,17 +365,6 @@ class _Joining:
 def _is_sum(node: Node) -> bool:
     plain = node.operation == "aten.add.Tensor" and not node.kwargs and len(node.args) == 2
     return plain and all(isinstance(argument, Ref) for argument in node.args)
-
-
-def _fixed(graph: Graph) -> set[str]:
-    """The nodes that depend on weights and constants alone."""
-    fixed: set[str] = set()
-    for node in graph.nodes:
-        if node.kind in ("weight", "constant") or (
-            node.kind == "call" and all(ref.name in fixed for ref in parents(node))
-        ):
-            fixed.add(node.name)
-    return fixed
 
 
 def _recurrent(graph: Graph, weights: dict[str, set[Ref]]) -> set[str]:

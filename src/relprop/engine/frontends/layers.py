@@ -13,7 +13,18 @@ from typing import Any
 import torch
 
 from relprop.engine.canonise import convolution_arguments, drop_dead
-from relprop.engine.graph import Graph, Meta, Node, Ref, consumers, map_output, meta_of, parents, replace_refs
+from relprop.engine.graph import (
+    Graph,
+    Meta,
+    Node,
+    Ref,
+    consumers,
+    map_output,
+    meta_of,
+    of_weights,
+    parents,
+    replace_refs,
+)
 
 aten = torch.ops.aten
 
@@ -117,13 +128,9 @@ class _Look:
 
 def _matched(graph: Graph, find: Any) -> Graph:
     """The graph with each node that `find` knows as the last of a pattern replaced by other nodes."""
-    look = _Look({node.name: node for node in graph.nodes}, set(), consumers(graph))
+    look = _Look({node.name: node for node in graph.nodes}, of_weights(graph), consumers(graph))
     result: list[Node] = []
     for node in graph.nodes:
-        if node.kind in ("weight", "constant") or (
-            node.kind == "call" and all(ref.name in look.fixed for ref in parents(node))
-        ):
-            look.fixed.add(node.name)
         new = find(node, look) if node.kind == "call" and node.name not in look.fixed else None
         new = new or [node]
         look.nodes |= {n.name: n for n in new}

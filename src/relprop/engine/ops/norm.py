@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from relprop.engine.canonise import batch_norm_arguments
 from relprop.engine.graph import Meta, Node, Ref, name_of
+from relprop.engine.norms import written_norm
 from relprop.engine.ops.linear import LINEAR_RULES, by_rule, part_of
 from relprop.engine.ops.lrn import local_response_norm, local_response_shares
 from relprop.engine.ops.table import Operation, register, rows
@@ -20,15 +22,19 @@ from relprop.engine.step import Shares, Step
 def named_arguments(step: Step) -> dict[str, Any]:
     """The values of a step's arguments by the names in the operator's schema, in its order, defaults filled
     in."""
-    schema = step.function._schema  # type: ignore[attr-defined]
-    found = {a.name: a.default_value if a.has_default_value() else None for a in schema.arguments}
+    schema = getattr(step.function, "_schema", None)
+    found: dict[str, Any]
+    if schema is None:
+        found = dict.fromkeys(inspect.signature(step.function).parameters)
+    else:
+        found = {a.name: a.default_value if a.has_default_value() else None for a in schema.arguments}
     found |= dict(zip(found, step.args, strict=False))
     return found | step.kwargs
 
 
 def argument_named(step: Step, name: str) -> Any:
     """The node's argument of a name in the operator's schema: a place in the graph, or a value."""
-    names = [a.name for a in step.function._schema.arguments]  # type: ignore[attr-defined]
+    names = [*named_arguments(step)]
     place = names.index(name) if name in names else len(step.node.args)
     return step.node.args[place] if place < len(step.node.args) else step.node.kwargs.get(name)
 
@@ -103,7 +109,8 @@ def _batch_statistics(node: Node) -> str | None:
 @dataclass(frozen=True, slots=True)
 class Groups:
     """What a norm takes its statistics over: dimensions `dims` of the input seen as `view`; scale and shift
-    broadcast to the input. Without `centred` nothing is subtracted (RMS norm)."""
+    broadcast to the input. Without `centred` nothing is subtracted (RMS norm). σ is √(spread · v + eps) + outside, v
+    the mean square."""
 
     view: tuple[int, ...]
     dims: tuple[int, ...]
@@ -111,6 +118,8 @@ class Groups:
     shift: Tensor | None
     eps: float
     centred: bool = True
+    spread: float = 1.0
+    outside: float = 0.0
 
     def centre(self, x: Tensor) -> Tensor:
         """x minus the mean of its group; its own adjoint."""
@@ -124,7 +133,8 @@ class Groups:
     def factor(self, x: Tensor) -> Tensor:
         """scale / σ in the shape of x."""
         squares = self.centre(x).reshape(self.view).square().mean(self.dims, keepdim=True)
-        factor = torch.rsqrt(squares + self.eps).expand(self.view).reshape(x.shape)
+        deviation = (self.spread * squares + self.eps).sqrt() + self.outside
+        factor = deviation.reciprocal().expand(self.view).reshape(x.shape)
         return factor if self.scale is None else factor * self.scale
 
 
@@ -138,7 +148,7 @@ def own_norm(step: Step, relevance: Any) -> Shares:
     r, index = first_part(relevance)
     a = named_arguments(step)
     if isinstance(step.rule, Pass):
-        _give_all(step, r, 0 if "normalized_shape" in a else r.dim() - 2)
+        _give_all(step, r, r.dim() - 2 if _by_channel(a) else 0)
         return Shares({0: r})
     x: Tensor = step.args[0]
     groups = _groups(step.node.operation, x, a)
@@ -161,9 +171,16 @@ def own_norm(step: Step, relevance: Any) -> Shares:
     return by_rule(step, 0, f, r, argument_named(step, "weight"), argument_named(step, "bias"))
 
 
+def _by_channel(a: dict[str, Any]) -> bool:
+    """Whether scale and shift are one number a channel."""
+    return "normalized_shape" not in a and "centred" not in a
+
+
 def _groups(operation: str, x: Tensor, a: dict[str, Any]) -> Groups:
     weight, bias = a.get("weight"), a.get("bias")
     shape, rank = tuple(x.shape), x.dim()
+    if "centred" in a:
+        return Groups(shape, a["dims"], weight, bias, a["inside"], a["centred"], a["spread"], a["outside"])
     if "normalized_shape" in a:
         dims = tuple(range(rank - len(a["normalized_shape"]), rank))
         eps = torch.finfo(x.dtype).eps if a["eps"] is None else a["eps"]
@@ -196,6 +213,7 @@ rows(
     " _native_batch_norm_legit.no_stats",
     Operation("norm", own_norm, "inputs", Pass(), (Pass, Epsilon), refuses=_mixes_samples),
 )
+register(name_of(written_norm), Operation("norm", own_norm, "inputs", Pass(), (Pass, Epsilon)))
 register(
     name_of(local_response_norm),
     Operation("norm", local_response_shares, "inputs", Pass(), (Pass, Epsilon, Taylor)),

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from relprop.engine.frontends.onnx.patterns import fused
 from relprop.engine.frontends.onnx.table import ML, NEWEST, OLDEST, OPERATORS, Node
 from relprop.engine.frontends.onnx.types import TYPES, name_of_type, torch_type
 from relprop.errors import InvalidInput, MissingExtra, UnsupportedOperation
@@ -25,10 +24,11 @@ OLDER = {
     "Abs": 6, "Add": 7, "ArgMax": 12, "ArgMin": 12, "Cast": 6, "Ceil": 6, "Clip": 12, "Concat": 4, "Constant": 9,
     "Div": 7, "Equal": 11, "Erf": 9, "Exp": 6, "Expand": 8, "Flatten": 9, "Floor": 6, "Gather": 11, "Gemm": 9,
     "Greater": 9, "Identity": 1, "Less": 9, "Log": 6, "MatMul": 9, "Max": 12, "Min": 12, "Mul": 7, "Neg": 6,
-    "Pad": 11, "Pow": 12, "Reciprocal": 6, "Relu": 6, "Reshape": 5, "Resize": 11, "Shape": 1, "Sigmoid": 6, "Sign": 9,
+    "Pad": 11, "Pow": 7, "Reciprocal": 6, "Relu": 6, "Reshape": 5, "Resize": 11, "Shape": 1, "Sigmoid": 6, "Sign": 9,
     "Slice": 11, "Sqrt": 6, "Sub": 7, "Sum": 8, "Tanh": 6, "Tile": 6, "Transpose": 1, "GatherElements": 11,
     "GatherND": 12, "IsNaN": 9, "Mean": 8, "Mod": 10, "ScatterElements": 11, "ScatterND": 11, "Size": 1,
-    "BatchNormalization": 9,
+    "BatchNormalization": 9, "ReduceMean": 1, "ReduceSum": 1, "ReduceMax": 1, "ReduceMin": 1, "ReduceProd": 1, "ReduceL1": 1,
+    "ReduceL2": 1, "ReduceSumSquare": 1, "ReduceLogSum": 1, "ReduceLogSumExp": 1,
 }  # fmt: skip
 """Operators whose meaning is the same before set 13, from this version on: later ones take more types."""
 
@@ -82,7 +82,7 @@ def contents(path: Path) -> Contents:
     nodes = _nodes(onnx, model, versions, constants)
     inputs = tuple(_value(onnx, held, path) for held in model.graph.input if held.name not in constants)
     outputs, names = _outputs(onnx, model, nodes, path)
-    nodes = needed(fused([node for node in nodes if node.operation != "ZipMap"], constants), names)
+    nodes = needed([node for node in nodes if node.operation != "ZipMap"], names)
     refuse_unknown(nodes)
     return Contents(tuple(nodes), constants, inputs, outputs)
 
@@ -303,7 +303,7 @@ def _same_as_oldest(onnx: Any, node: Node) -> bool:
         own = onnx.defs.get_schema(node.operation, node.version, "").since_version
         oldest = onnx.defs.get_schema(node.operation, OLDEST, "").since_version
     except onnx.defs.SchemaError:
-        return True  # an operator of a pattern, which is newer
+        return True  # newer than the sets: there is but one meaning
     return bool(own == oldest or own >= OLDER.get(node.operation, OLDEST))
 
 
