@@ -12,6 +12,8 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ import torch
 from torch import nn
 
 import relprop
+import relprop_command
 from relprop.errors import ConservationError, RelevanceWarning
 
 pytest.importorskip("typer", reason="typer is not installed")
@@ -740,6 +743,20 @@ def test_ctrl_c_ends_a_process_without_a_traceback(here: Path) -> None:
         assert file.name.startswith("relprop-")
         with Image.open(file) as picture:
             picture.load()
+
+
+def test_ctrl_c_while_the_package_loads_is_no_failure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Loading(types.ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "relprop.cli", Loading("relprop.cli"))
+    assert relprop_command.main() == 130
+    assert capsys.readouterr() == ("", "error: interrupted\n")
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["project"]["scripts"] == {"relprop": "relprop_command:main"}
 
 
 # the demonstration
