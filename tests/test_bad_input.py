@@ -93,9 +93,36 @@ def test_inputs_of_another_precision(net: nn.Module, x: Tensor) -> None:
     refused(lambda: relprop.explain(net, x.half()), "inputs", "torch.float16", "inputs.to(torch.float64)")
 
 
-def test_inputs_of_whole_numbers_where_the_model_takes_real_ones(net: nn.Module, x: Tensor) -> None:
-    with pytest.raises(relprop.InvalidInput, match="inputs"):
-        relprop.explain(net, (x * 10).long())
+@pytest.mark.parametrize("kind", [torch.int64, torch.uint8, torch.bool])
+def test_inputs_of_whole_numbers_where_the_model_takes_real_ones(
+    net: nn.Module, x: Tensor, kind: torch.dtype
+) -> None:
+    refused(lambda: relprop.explain(net, (x * 10).to(kind)), "inputs", "inputs.to(torch.float64)")
+
+
+def test_inputs_of_real_numbers_where_the_model_takes_ids() -> None:
+    reader = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, 2)).eval()
+    refused(lambda: relprop.explain(reader, torch.ones(2, 3)), "inputs", "inputs.to(torch.int64)")
+
+
+@pytest.mark.parametrize("how", ["one-hot", "cast"])
+def test_whole_numbers_that_no_embedding_reads(how: str) -> None:
+    class Reading(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(9, 2)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            read = F.one_hot(ids, 9).sum(1) if how == "one-hot" else ids
+            return self.head(read.float())
+
+    given = torch.randint(0, 9, (2, 9))
+    refused(lambda: relprop.explain(Reading().eval(), given), "inputs", "int64", "embedding", "one_hot")
+
+
+def test_a_data_loader_is_no_batch(net: nn.Module, x: Tensor) -> None:
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x))
+    refused(lambda: relprop.explain(net, loader), "inputs", "DataLoader", "relprop.run")  # type: ignore[arg-type]
 
 
 def test_inputs_on_another_device(net: nn.Module, x: Tensor) -> None:

@@ -264,12 +264,30 @@ def run_eagerly(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str,
             + (
                 "  do: give ids below the size of the vocabulary, and no more tokens than the model has positions"
                 if isinstance(error, IndexError)
+                else f"  do: inputs.to({other})" + ("" if other == torch.int64 else ", scaled as in training")
+                if (other := _taken(model, args, kwargs)) is not None
                 else "  do: give inputs, their first dimension the batch, with which model(inputs) runs"
                 if len(args) == 1 or kwargs
                 else "  do: give inputs with which model(*inputs) runs, as a tuple or list is the model's arguments;"
                 " of a data loader's batch, give the inputs alone"
             )
         ) from error
+
+
+def _taken(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.dtype | None:
+    """The other type of numbers, real or whole, of which the model takes inputs that it fails on."""
+    real = next((w.dtype for w in model.parameters() if w.is_floating_point()), torch.float32)
+    for dtype in (real, torch.int64):
+
+        def turned(x: Tensor, to: torch.dtype = dtype) -> Tensor:
+            return x if x.is_floating_point() and to.is_floating_point else x.to(to)
+
+        try:
+            run_isolated(model, *pytree.tree_map_only(Tensor, turned, (args, kwargs)))
+        except Exception:
+            continue
+        return dtype
+    return None
 
 
 def _analysed(graph: Graph, store: Weights) -> Captured:

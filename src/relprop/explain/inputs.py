@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
+from torch.utils.data import DataLoader, Dataset
 
 from relprop.engine import capture as capturing
 from relprop.engine.batch import batch_size
@@ -115,6 +116,11 @@ def check_inputs(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> N
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     if not tensors:
         given = type(leaves[0]).__name__ if leaves else "nothing"
+        if leaves and isinstance(leaves[0], (Dataset, DataLoader)):
+            raise InvalidInput(
+                f"inputs: a {given}, of which relprop.explain takes one batch\n"
+                "  do: for inputs, labels in loader: explainer(inputs); a whole data set into a store: relprop.run"
+            )
         raise InvalidInput(f"inputs: {given} holds no tensor\n  do: give a torch.Tensor with the batch first")
     for tensor in tensors:
         if tensor.layout is not torch.strided or tensor.is_nested:

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from relprop.engine import audit as accounts
 from relprop.engine.batch import batch_size
-from relprop.engine.graph import Ref, map_output, meta_of, value_of
+from relprop.engine.graph import Meta, Ref, map_output, meta_of, value_of
 from relprop.engine.ops import KINDS
 from relprop.engine.plan import Composite
 from relprop.engine.propagate import HALF, Program, Segments, record, walk
@@ -90,6 +90,18 @@ def start(
     _check(explainer, captured, passed, ref, output)
     weights, resolved = weights_of(target, output, passed.batch)
     if ref not in captured.facts.data:
+        types = {
+            node.meta.dtype
+            for node in captured.graph.nodes
+            if node.kind == "input" and isinstance(node.meta, Meta)
+        }
+        if not any(dtype.is_floating_point for dtype in types):
+            raise InvalidInput(
+                f"inputs: of type {', '.join(sorted(map(str, types)))}; whole numbers are explained where an embedding reads them as ids,"
+                " and this model reads them otherwise\n"
+                "  do: give real numbers, inputs.float(); of a model that makes ids one-hot, explain the part behind, which takes"
+                " F.one_hot(ids, classes).float()"
+            )
         raise InvalidInput(
             "model: the output does not depend on the inputs through operations that carry relevance\n"
             "  do: check that model(inputs) changes with its inputs (rounding and comparisons carry nothing)"
