@@ -257,7 +257,7 @@ STABILISED = ("average", "linear", ("sum", 7), ("concatenation", 4))
 
 def same_by_definition(what: str, index: int, rule: str) -> bool:
     """Whether two spellings are the same for this rule, not only for LRP-0."""
-    if what == "linear" and index in (5, 6):  # the bias takes its share in an addition of its own
+    if what == "linear" and index == 6:  # the bias takes its share in an addition of its own
         return rule in ("lrp0", "epsilon")
     if what == "relu" and index == 11:  # relevance of inactive units goes to the constant 0 in where()
         return rule not in ("wsquare", "distribute")

@@ -20,6 +20,7 @@ ORDER = [
     "engine.sizes",
     "engine.functional",
     "engine.parts",
+    "engine.biases",
     "engine.curves",
     "engine.norms",
     "engine.joint",

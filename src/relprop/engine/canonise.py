@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from relprop.engine.biases import fuse_biases, unify_normalisations
 from relprop.engine.curves import unify_activations, unify_softmax
 from relprop.engine.experts import unify_experts
 from relprop.engine.graph import (
@@ -22,7 +23,6 @@ from relprop.engine.graph import (
     consumers,
     map_output,
     meta_of,
-    of_weights,
     parents,
     replace_refs,
 )
@@ -296,66 +296,6 @@ def _with_weight(node: Node, weight: Ref, bias: Ref) -> Node:
     return dataclasses.replace(node, args=tuple(args), kwargs=kwargs)
 
 
-_PRODUCTS = ("aten.matmul.default", "aten.mm.default")
-
-
-def fuse_bias(graph: Graph) -> Graph:
-    """`x @ W + b` with a weight matrix W and a weight vector b becomes the linear operation that it is.
-
-    Only where nothing else reads the product: a rule then sees one pre-activation with its bias, as in `nn.Linear`.
-    """
-    readers = consumers(graph)
-    nodes = {node.name: node for node in graph.nodes}
-    fixed = of_weights(graph)
-    result: list[Node] = []
-    for node in graph.nodes:
-        found = _product_and_bias(node, nodes, fixed, readers)
-        if found is None:
-            result.append(node)
-            continue
-        product, bias = found
-        x, weight = product.args[:2]
-        matrix = meta_of(nodes, weight)
-        turned = Node(
-            f"{node.name}_weight", "call", aten.t.default, (weight,),
-            meta=None if matrix is None else Meta(matrix.shape[::-1], matrix.dtype),
-            module=product.module, module_class=product.module_class, calls=product.calls, source=product.source,
-        )  # fmt: skip
-        calls = tuple(dict.fromkeys((*product.calls, *node.calls)))
-        result.remove(product)
-        result += [
-            turned,
-            dataclasses.replace(
-                node, function=aten.linear.default, args=(x, Ref(turned.name), bias), calls=calls
-            ),
-        ]
-    return dataclasses.replace(graph, nodes=tuple(result))
-
-
-def _product_and_bias(
-    node: Node, nodes: dict[str, Node], fixed: set[str], readers: dict[Ref, list[str]]
-) -> tuple[Node, Ref] | None:
-    """The product with a constant matrix that a sum adds a constant vector to, and that vector."""
-    if str(node.function) != "aten.add.Tensor" or node.kwargs or len(node.args) != 2:
-        return None
-    for left, right in (node.args, node.args[::-1]):
-        if not (isinstance(left, Ref) and isinstance(right, Ref)) or right.name not in fixed:
-            continue
-        product, bias, whole = nodes[left.name], meta_of(nodes, right), meta_of(nodes, left)
-        if (
-            str(product.function) not in _PRODUCTS
-            or readers[left] != [node.name]
-            or whole is None
-            or bias is None
-        ):
-            continue
-        weight = product.args[1]
-        matrix = meta_of(nodes, weight) if isinstance(weight, Ref) and weight.name in fixed else None
-        if matrix is not None and len(matrix.shape) == 2 and bias.shape == whole.shape[-1:]:
-            return product, right
-    return None
-
-
 IN_ANY_ORDER = {
     aten.view.default: aten.reshape.default,
     aten._unsafe_view.default: aten.reshape.default,
@@ -384,7 +324,8 @@ REWRITES: list[Callable[[Graph], Graph]] = [
     unify_experts,
     recode_ids,
     fuse_complex,
-    fuse_bias,
+    unify_normalisations,
+    fuse_biases,
     join_linears,
     fuse_padding,
     unify_batch_norm,

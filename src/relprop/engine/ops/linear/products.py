@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from relprop.engine.graph import Node
+from relprop.engine.biases import biased_einsum, biased_product
+from relprop.engine.graph import Node, name_of
 from relprop.engine.ops.elementwise import addition_rule, stabilised, sum_to, without_mask
 from relprop.engine.ops.linear.maps import (
     BILINEAR_RULES,
@@ -22,7 +23,7 @@ from relprop.engine.ops.linear.maps import (
     one_for_all,
     operand,
 )
-from relprop.engine.ops.table import Operation, rows
+from relprop.engine.ops.table import Operation, register, rows
 from relprop.engine.rules import Epsilon, LinearRule, Product
 from relprop.engine.rules.affine import add
 from relprop.engine.step import Shares, Step
@@ -220,15 +221,20 @@ def product_with_bias(step: Step, relevance: Tensor) -> Shares:
 
 
 def einsum(step: Step, relevance: Tensor) -> Shares:
-    """einsum of any number of operands; several constant ones are multiplied first."""
+    """einsum of any number of operands; several constant ones are multiplied first. A bias comes last."""
     equation: str = step.args[0].replace(" ", "")
     factors = [Operand(ref, value) for ref, value in zip(step.node.args[1], step.args[1], strict=True)]
     data = [i for i, ref in enumerate(step.node.args[1]) if step.is_data(ref)]
+    places = list(range(len(factors)))
     if len(data) == 1 and len(factors) > 2:
         equation, factors = _one_constant(equation, factors, data[0])
-    shares, rest = multilinear(step, factors, lambda *values: torch.einsum(equation, *values), relevance)
+        places = data
+    bias = (2, step.args[2]) if step.function is biased_einsum else None
+    shares, rest = multilinear(
+        step, factors, lambda *values: torch.einsum(equation, *values), relevance, bias
+    )
     found: list[Tensor | None] = [None] * len(step.args[1])
-    for i, share in zip(data, (share for share in shares if share is not None), strict=True):
+    for i, share in zip(places, shares, strict=False):
         found[i] = share
     return Shares({1: found}, rest.absorbed)
 
@@ -268,9 +274,9 @@ def bilinear(step: Step, relevance: Tensor) -> Shares:
         )
         factors, operator = [(left, right)[position], Operand(None, matrix)], _times_vector
     shares, rest = multilinear(step, factors, operator, relevance, constant)
-    found = [share for share in shares if share is not None]
     places = [i for i in (0, 1) if step.data(i)]
-    return Shares({**rest.arguments, **dict(zip(places, found, strict=True))}, rest.absorbed)
+    found: dict[int | str, Any] = {i: r for i, r in zip(places, shares, strict=False) if r is not None}
+    return Shares({**rest.arguments, **found}, rest.absorbed)
 
 
 def _times_vector(x: Tensor, w: Tensor) -> Tensor:
@@ -293,4 +299,7 @@ rows(
     Operation("linear", product_with_bias, "both", Epsilon(), BILINEAR_RULES, proportional=True),
 )
 rows("einsum", Operation("linear", einsum, "both", Epsilon(), BILINEAR_RULES, refuses=_hidden_indices))
+_BIASED = Operation("linear", product_with_bias, "both", Epsilon(), BILINEAR_RULES, proportional=True)
+register(name_of(biased_product), _BIASED)
+register(name_of(biased_einsum), Operation("linear", einsum, "both", Epsilon(), BILINEAR_RULES))
 rows("bilinear", Operation("linear", bilinear, "both", Epsilon(), BILINEAR_RULES))
