@@ -8,6 +8,7 @@ relevance (and those of `also`). Shapes have the batch first: three samples.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -35,6 +36,18 @@ def positive(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 def inside(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Between 0.05 and 0.95."""
     return torch.rand(shape, generator=generator, dtype=torch.float64) * 0.9 + 0.05
+
+
+def scattered(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """A sparse matrix half of whose entries are 0."""
+    return normal(shape, generator).clamp(min=0).to_sparse()
+
+
+def compressed(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """The same by rows."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of the first one
+        return scattered(shape, generator).to_sparse_csr()
 
 
 def beyond(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -100,9 +113,9 @@ def on(*shape: int, draw: Callable[..., Tensor] = normal) -> dict[str, Any]:
     return {"inputs": ((BATCH, *shape),), "draw": draw}
 
 
-def two(*shapes: tuple[int, ...]) -> dict[str, Any]:
+def two(*shapes: tuple[int, ...], draw: Callable[..., Tensor] = normal) -> dict[str, Any]:
     """Several inputs of B samples."""
-    return {"inputs": tuple((BATCH, *shape) for shape in shapes)}
+    return {"inputs": tuple((BATCH, *shape) for shape in shapes), "draw": draw}
 
 
 def each(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -137,10 +150,11 @@ ACTIVATIONS: DICT = {
     **unary(
         "relu6 sigmoid hardsigmoid exp exp2 abs square erfc cosh selu hardswish mish tanh hardshrink"
         " softshrink erf expm1 atan asinh sinh floor ceil round trunc sign sgn nan_to_num deg2rad rad2deg"
-        " log_sigmoid sin cos neg sinc tan reciprocal"
+        " log_sigmoid sin cos neg sinc tan reciprocal frac i0 special_i0e special_i1 special_i1e special_erfcx"
+        " special_log_ndtr"
     ),
-    **unary("sqrt rsqrt log log2 log10 log1p", positive),
-    **unary("acos asin atanh logit erfinv", inside),
+    **unary("sqrt rsqrt log log2 log10 log1p lgamma digamma special_entr", positive),
+    **unary("acos asin atanh logit erfinv special_ndtri", inside),
     **unary("acosh", beyond),
     "aten.relu.default": [Sample(F.relu, **on(5)), Sample(lambda x: F.relu(x, inplace=True), **on(2, 3))],
     "aten.softplus.default": [
@@ -191,6 +205,23 @@ ACTIVATIONS: DICT = {
     "aten.pow.Tensor_Scalar": [
         *(Sample(lambda x, e=e: x**e, **on(5)) for e in (2, 3, -2)),
         *(Sample(lambda x, e=e: x**e, **on(5, draw=positive)) for e in (0.5, -1.5)),
+    ],
+    "aten.mvlgamma.default": [Sample(lambda x: torch.mvlgamma(x, 2), **on(5, draw=beyond))],
+    **{
+        f"aten.{name}.{kind}": [
+            Sample(lambda x, w, f=f: f(x, w.abs() + 0.1), **on(5), weights=((5,),))
+            if kind == "Tensor"
+            else Sample(lambda x, f=f, d=d: f(x, d), **on(5))
+            for d in (0.7, -0.4)
+        ]
+        for name, f in (("fmod", torch.fmod), ("remainder", torch.remainder))
+        for kind in ("Scalar", "Tensor")
+    },
+    "aten.heaviside.default": [
+        Sample(lambda x, w: torch.heaviside(x, w), **on(5), weights=((),)),
+        Sample(
+            lambda x, y: torch.heaviside(x.round(), y), **two((2, 5), (1, 5)), also=("aten.round.default",)
+        ),
     ],
     "aten.rrelu.default": [Sample(F.rrelu, **on(5))],
     "aten.dropout.default": [Sample(lambda x: F.dropout(x, 0.5, False), **on(5))],
@@ -307,7 +338,7 @@ SUMS: DICT = {
                 ),
                 **two((4,), (5,)),
             )
-            for how in ("mean", "amax", "amin")
+            for how in ("mean", "amax", "amin", "prod")
             for own in (True, False)
         ),
         Sample(
@@ -316,6 +347,19 @@ SUMS: DICT = {
             ),
             **on(3),
         ),
+    ],
+    "aten.index_reduce.default": [
+        Sample(
+            lambda x, y, how=how, own=own: x.index_reduce(1, index(0, 2, 0), y, how, include_self=own),
+            **two((4, 2), (3, 2)),
+        )
+        for how in ("mean", "amax", "amin", "prod")
+        for own in (True, False)
+    ]
+    + [
+        Sample(
+            lambda x, w: x.index_reduce(1, index(0, 2), w.expand(len(x), 2), "prod"), **on(4), weights=((2,),)
+        )
     ],
     "aten.col2im.default": [
         Sample(lambda x: F.fold(x, (3, 3), 2), **on(8, 4)),
@@ -353,7 +397,8 @@ PRODUCTS: DICT = {
     "aten.divide.Tensor": [Sample(torch.divide, **two((4,), (4,)))],
     "aten.true_divide.Tensor": [Sample(torch.true_divide, **two((4,), (4,)))],
     "aten.div.Tensor_mode": [
-        Sample(lambda x: aten.div.Tensor_mode(x, x.new_full((), 2), rounding_mode=None), **on(4))
+        Sample(lambda x: aten.div.Tensor_mode(x, x.new_full((), 2), rounding_mode=None), **on(4)),
+        Sample(lambda x, w: torch.div(x, w, rounding_mode="floor"), **on(4), weights=((4,),)),
     ],
     "aten.pow.Tensor_Tensor": [
         Sample(torch.pow, **on(4, draw=positive), weights=((4,),)),
@@ -362,6 +407,21 @@ PRODUCTS: DICT = {
     ],
     "aten.pow.Scalar": [Sample(lambda x: 2.0**x, **on(4))],
 }
+
+PAIRS: DICT = {
+    **{
+        f"aten.{name}": [
+            Sample(_overload(f"aten.{name}"), **two((2, 4), (1, 4), draw=draw)),
+            Sample(_overload(f"aten.{name}"), **on(4), weights=((4,),), weight=draw),
+            Sample(lambda x, w, f=_overload(f"aten.{name}"): f(w, x), **on(4, draw=draw), weights=((2, 1, 4),)),
+        ]
+        for name, draw in (
+            ("atan2.default", normal), ("copysign.Tensor", normal), ("hypot.default", normal), ("ldexp.Tensor", normal),
+            ("xlogy.Tensor", positive), ("special_xlog1py.default", positive), ("floor_divide.default", positive),
+        )
+    },
+    "aten.xlogy.Scalar_Other": [Sample(lambda x: torch.xlogy(x, 2.5), **on(4))],
+}  # fmt: skip
 
 CHOICES: DICT = {
     "aten.where.self": [
@@ -396,6 +456,11 @@ CHOICES: DICT = {
 
 def _unbatched(function: Callable[..., Tensor], *shape: int, weights: tuple[tuple[int, ...], ...]) -> Sample:
     return Sample(each(function), **on(*shape), weights=weights, also=EACH)
+
+
+def _some_of(w: Tensor) -> Tensor:
+    """A matrix half of whose entries are 0."""
+    return torch.where(w > 0, w, 0.0)
 
 
 LINEAR: DICT = {
@@ -465,6 +530,92 @@ LINEAR: DICT = {
 }
 
 
+LINEAR |= {
+    "aten.addmv.default": [
+        Sample(lambda x, b, w: torch.addmv(b, x, w, beta=0.5), **on(5), weights=((1,), (5,)))
+    ],
+    "aten.addr.default": [
+        Sample(each(lambda x, b, w: torch.addr(b, x, w, alpha=2)), **on(5), weights=((4,), (4,)), also=EACH),
+        Sample(
+            each(lambda x: torch.addr(x[0, 0], x[1, :, 0], x[2, :, 1])),
+            **on(3, 4, 4),
+            also=("aten.stack.default", "aten.select.int"),
+        ),
+    ],
+    "aten._sparse_mm.default": [
+        *(
+            Sample(
+                each(lambda x, w: torch.sparse.mm(w, x)),
+                **on(4, 2),
+                weights=((5, 4),),
+                weight=draw,
+                also=EACH,
+            )
+            for draw in (compressed, scattered)
+        ),
+        Sample(
+            lambda x, w: torch.sparse.mm(w, x.T).T,
+            **on(4),
+            weights=((5, 4),),
+            weight=scattered,
+            also=("aten.permute.default",),
+        ),
+    ],
+    "aten._sparse_addmm.default": [
+        Sample(
+            each(
+                lambda x, b, w: torch.sparse.addmm(
+                    b.expand(3, 2), _some_of(w).to_sparse(), x, beta=0.5, alpha=-2
+                )
+            ),
+            **on(4, 2),
+            weights=((3, 1), (3, 4)),
+            also=EACH,
+        ),
+    ],
+    "aten.linalg_cross.default": [
+        Sample(lambda x, w: torch.linalg.cross(x, w), **on(2, 3), weights=((1, 1, 3),)),
+        Sample(lambda x, w: torch.linalg.cross(w, x, dim=1), **on(3, 2), weights=((1, 3, 2),)),
+        Sample(lambda x, y: torch.linalg.cross(x, y, dim=1), **two((3, 2), (3, 1))),
+    ],
+    "aten.linalg_inv.default": [
+        Sample(lambda x: torch.linalg.inv(x), **on(2, 3, 3, draw=positive)),
+        Sample(
+            lambda x, w: torch.linalg.solve(x, w),
+            **on(3, 3, draw=positive),
+            weights=((3, 2),),
+            also=("aten.matmul.default",),
+        ),
+        Sample(
+            lambda x, y: torch.linalg.solve(x, y, left=False),
+            **two((3, 3), (2, 3), draw=positive),
+            also=("aten.matmul.default",),
+        ),
+        Sample(
+            lambda x, y: torch.linalg.solve(x, y),
+            **two((3, 3), (3,), draw=positive),
+            also=("aten.einsum.default",),
+        ),
+    ],
+    "relprop.triangular_inverse": [
+        Sample(
+            lambda x, y, u=u, one=one: torch.linalg.solve_triangular(x, y, upper=u, unitriangular=one),
+            **two((3, 3), (3, 2), draw=positive),
+            also=("aten.matmul.default",),
+        )
+        for u, one in ((False, False), (True, False), (False, True), (True, True))
+    ],
+    "aten._linalg_det.default": [
+        Sample(torch.linalg.det, **on(3, 3)),
+        Sample(
+            lambda x: torch.linalg.det(x * torch.tensor([1.0, 1, 0])), **on(3, 3), also=("aten.mul.Tensor",)
+        ),
+    ],
+    "aten._linalg_slogdet.default": [
+        Sample(lambda x: torch.linalg.slogdet(x)[1], **on(2, 3, 3)),
+        Sample(lambda x: tuple(torch.linalg.slogdet(x)), **on(3, 3)),
+    ],
+}
 LINEAR["aten.bilinear.default"] = [
     Sample(F.bilinear, **two((2,), (3,)), weights=((4, 2, 3), (4,))),
     Sample(lambda x, w: F.bilinear(x, x, w), **on(5, 2), weights=((4, 2, 2),)),
@@ -555,6 +706,13 @@ CONVOLUTIONS: DICT = {
             ("bilinear", "zeros", False),
             ("bilinear", "border", True),
             ("nearest", "zeros", True),
+        )
+    ],
+    "relprop.bicubic_sampler": [
+        Sample(
+            lambda x, g: F.grid_sample(x, g.tanh().expand(x.shape[0], 3, 2, 2), "bicubic", "border", False),
+            **on(2, 4, 5),
+            weights=((3, 2, 2),),
         )
     ],
     "aten.grid_sampler_2d.default": [
@@ -839,6 +997,21 @@ FILLS: DICT = {
         Sample(lambda x: x.scatter(1, index(2, 0).expand(x.shape[0], 2), 1.5), **on(4)),
         Sample(lambda x: x.scatter(1, index(2, 2).expand(x.shape[0], 2), -1.0), **on(4)),
     ],
+    "aten.put.default": [
+        Sample(each(lambda x, w: x.put(index(0, 5), w)), **on(2, 3), weights=((2,),), also=EACH),
+        Sample(
+            each(lambda x: x[0].put(index(0, 0), x[1, 0, :2])),
+            **on(2, 3, 4),
+            also=("aten.stack.default", "aten.select.int", "aten.slice.Tensor"),
+            adjoint=False,
+        ),
+        Sample(
+            each(lambda x: x[0].put(index(0, 0), x[1, 0, :2], True)),
+            **on(2, 3, 4),
+            also=("aten.stack.default", "aten.select.int", "aten.slice.Tensor"),
+            sums=True,
+        ),
+    ],
     "aten.fill.Tensor": [
         Sample(lambda x, w: aten.fill.Tensor(x, w), **on(3), weights=((),)),
         Sample(each(lambda x: aten.fill.Tensor(x.new_zeros(3), x)), **on(), also=EACH),
@@ -881,7 +1054,7 @@ EMBEDDINGS: DICT = {
             weights=((5, 3),),
             also=("aten.reshape.default",),
         )
-        for mode, p in (("sum", None), ("mean", None), ("sum", 0), ("mean", 0))
+        for mode, p in (("sum", None), ("mean", None), ("sum", 0), ("mean", 0), ("max", None), ("max", 0))
     ],
     "aten.embedding_bag.default": [
         Sample(
@@ -1169,6 +1342,7 @@ REDUCTIONS: DICT = {
     "aten.min.dim": _over("aten.min.dim", (1,), (-1, True)),
     "aten.amax.default": _over("aten.amax.default", ([1],), ([-1], True), ([1, 2],)),
     "aten.amin.default": _over("aten.amin.default", ([1],), ([-1], True), ([1, 2],)),
+    "aten.logcumsumexp.default": _over("aten.logcumsumexp.default", (1,), (-1,)),
     "aten.logsumexp.default": _over("aten.logsumexp.default", ([1],), ([-1], True), ([1, 2],)),
     "aten.sort.default": _over("aten.sort.default", (1,), (-1, True)),
     "aten.sort.stable": _over(
@@ -1426,6 +1600,26 @@ def _regions(x: Tensor, boxes: Tensor) -> Tensor:
     return torch.ops.torchvision.roi_align(x[None], boxes, 1.0, 2, 2, 2, True)  # type: ignore[no-any-return]
 
 
+def _regions_by(name: str, *settings: Any, part: int | None = 0) -> Callable[[Tensor, Tensor], Tensor]:
+    def function(x: Tensor, boxes: Tensor) -> Tensor:
+        import_module("torchvision")
+        found = getattr(torch.ops.torchvision, name)(x[None], boxes, *settings)
+        return found if part is None else found[part]  # type: ignore[no-any-return]
+
+    return function
+
+
+def _deformed(modulated: bool, groups: int = 1) -> Callable[..., Tensor]:
+    """A 3 × 3 convolution at places that other data choose."""
+
+    def function(x: Tensor, offset: Tensor, *rest: Tensor) -> Tensor:
+        deform = import_module("torchvision").ops.deform_conv2d
+        mask, (w, b) = (rest[0], rest[1:]) if modulated else (None, rest)
+        return deform(x, offset, w, b, padding=1, mask=mask)  # type: ignore[no-any-return]
+
+    return function
+
+
 def _boxes(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return torch.tensor([[0.0, 0.2, 0.4, 3.1, 2.9], [0.0, 1.0, 0.0, 2.5, 3.5]], dtype=torch.float64)
 
@@ -1506,6 +1700,12 @@ WHOLE: DICT = {
             adjoint=False,
         )
     ],
+    "aten.masked_select.default": [
+        Sample(each(lambda x: x.masked_select(torch.tensor([True, False, True]))), **on(2, 3), also=EACH)
+    ],
+    "aten.block_diag.default": [
+        Sample(each(lambda x, w: torch.block_diag(x, w, x)), **on(2, 3), weights=((2, 2),), also=EACH)
+    ],
     "aten.masked_scatter.default": [Sample(_merged, **two((4,), (2,)))],
     "aten.cumprod.default": [
         Sample(lambda x: torch.cumprod(x, 1), **on(4)),
@@ -1521,6 +1721,32 @@ WHOLE: DICT = {
     "aten._cdist_forward.default": [
         Sample(lambda x, y: torch.ops.aten._cdist_forward(x, y, 2.0, None), **two((3, 4), (2, 4))),
     ],
+    "torchvision.deform_conv2d.default": [
+        Sample(_deformed(False), **two((2, 4, 4), (18, 4, 4)), weights=((3, 2, 3, 3), (3,))),
+        Sample(_deformed(True), **two((4, 4, 4), (18, 4, 4), (9, 4, 4)), weights=((2, 2, 3, 3), (2,))),
+        Sample(
+            lambda x, w, b, o, m: _deformed(True)(
+                x, o.expand(len(x), 18, 4, 4), m.abs().expand(len(x), 9, 4, 4), w, b
+            ),
+            **on(2, 4, 4),
+            weights=((3, 2, 3, 3), (3,), (18, 4, 4), (9, 4, 4)),
+        ),
+    ],
+    **{
+        f"torchvision.{name}.default": [
+            Sample(
+                each(_regions_by(name, *settings)),
+                **on(8, 4, 4),
+                weights=((2, 5),),
+                weight=_boxes,
+                also=(*EACH, "aten.unsqueeze.default"),
+            )
+        ]
+        for name, settings in (
+            ("roi_pool", (1.0, 2, 2)),
+            ("ps_roi_align", (1.0, 2, 2, 2)),
+        )
+    },
     "torchvision.roi_align.default": [
         Sample(
             each(_regions),
@@ -1610,6 +1836,7 @@ SAMPLES: DICT = {
     **ACTIVATIONS,
     **SUMS,
     **PRODUCTS,
+    **PAIRS,
     **CHOICES,
     **LINEAR,
     **CONVOLUTIONS,

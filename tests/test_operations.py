@@ -6,9 +6,11 @@ the seed, a batch is its samples, calls are repeatable, facts about signs are tr
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -29,7 +31,7 @@ from relprop.engine.rules import Addition, MaxPool, Product, Recurrent, Rule, So
 from relprop.engine.step import sum_per_sample
 from relprop.explain import Explainer, forward, leaves_of
 from relprop.methods import precision_of
-from samples import BATCH, SAMPLES, Network, Sample, build, each
+from samples import BATCH, SAMPLES, Network, Sample, build, each, index
 
 EXACT = 1e-10
 """|gap| allowed in float64, as a part of max(1, Σ|R| that arrives)."""
@@ -413,12 +415,8 @@ def test_account_closes_in_sixteen_bits(name: str, sample: Sample) -> None:
 
 
 REFUSED = {
-    "grid": (
-        lambda x: F.grid_sample(x[:, :1, :, :3], x[..., :2], mode="bicubic", align_corners=False),
-        "bicubic",
-    ),
     "slope": (each(lambda x: F.prelu(x, x[0, 0, :1])), "slope depends"),
-    "rounding": (lambda x: torch.div(x, 3, rounding_mode="floor"), "rounds"),
+    "divisor": (lambda x: torch.fmod(x, x.flip(1)), "divisor depends"),
     "dropout": (lambda x: F.dropout(x, 0.5, training=True), "dropout is active"),
     "einsum": (lambda x: torch.einsum("...a,...a,...a->...", x, x, x), "ellipsis"),
     "unknown": (lambda x: torch.linalg.pinv(x), "no relevance function"),
@@ -497,6 +495,135 @@ def test_tensor_that_lends_its_shape_or_type_makes_nothing_data(name: str) -> No
     explanation = relprop.explain(Scaled().double().eval(), x, 0)
     expected = x * DONORS[name](torch.tensor([[1.0, 0.5, 2.0]], dtype=torch.float64), x)
     torch.testing.assert_close(explanation.relevance, expected, rtol=1e-5, atol=0)
+
+
+# ---------------------------------------------------------------- twins: two spellings of one function
+
+EVERY_LINEAR_RULE = (
+    rules.Epsilon(0.1),
+    rules.Gamma(),
+    rules.AlphaBeta(),
+    rules.ZPlus(),
+    rules.WSquare(),
+    rules.ZBox(-9.0, 9.0),
+)
+
+
+def assert_same_relevance(one: nn.Module, other: nn.Module, *inputs: Tensor, rule: Any = "auto") -> None:
+    first, second = (relevance_of(module, inputs, rule=rule) for module in (one, other))
+    for a, b in zip(first.inputs, second.inputs, strict=True):
+        assert largest(a, b) <= SAME
+
+
+class Mixed(nn.Module):
+    """A matrix that is a buffer, at the left or the right of data."""
+
+    def __init__(self, matrix: Tensor, left: bool) -> None:
+        super().__init__()
+        self.register_buffer("matrix", matrix)
+        self.left = left
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.left and self.matrix.layout != torch.strided:
+            return torch.sparse.mm(self.matrix, x.t()).t()
+        return (self.matrix @ x.T).T if self.left else x @ self.matrix
+
+
+@pytest.mark.parametrize("left", [True, False])
+@pytest.mark.parametrize("layout", ["to_sparse_coo", "to_sparse_csr", "to_sparse_csc"])
+@pytest.mark.filterwarnings("ignore:Sparse CS. tensor support is in beta")
+def test_sparse_matrix_is_its_dense_twin(layout: str, left: bool) -> None:
+    matrix = torch.randn(4, 4, dtype=torch.float64).clamp(min=-0.3)
+    matrix[1, 2] = matrix[0] = 0
+    x = torch.randn(3, 4, dtype=torch.float64)
+    dense, sparse = Mixed(matrix, left), Mixed(getattr(matrix, layout)(), left)
+    for rule in EVERY_LINEAR_RULE:
+        assert_same_relevance(dense, sparse, x, rule=rule)
+    explainer = Explainer(sparse)
+    before = explainer(x, 1).relevance
+    entries = sparse.matrix._values() if sparse.matrix.layout == torch.sparse_coo else sparse.matrix.values()
+    entries.mul_(2)
+    assert largest(explainer(x, 1).relevance, 2 * before) <= 1e-4, "a change of its entries is noticed"
+
+
+def test_sparse_matrix_that_ends_the_process_is_refused() -> None:
+    """Torch aborts where it makes a program functional that holds one by rows."""
+
+    class Written(Mixed):
+        def forward(self, x: Tensor) -> Tensor:
+            y = (self.matrix @ x.T).T.clone()
+            y[:, 0] += 1
+            return y
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = Written(torch.eye(4).to_sparse_csr(), left=True)
+    with pytest.raises(relprop.CaptureError, match="to_sparse_coo"):
+        relprop.explain(model, torch.randn(3, 4), 0)
+
+
+def test_deformable_convolution_without_offsets_is_a_convolution() -> None:
+    deform = import_module("torchvision").ops.deform_conv2d
+    x, w, b = (torch.randn(size, dtype=torch.float64) for size in ((3, 4, 5, 5), (2, 4, 3, 3), (2,)))
+
+    def deformed(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return deform(x, x.new_zeros(len(x), 18, 5, 5), w, b, padding=1)  # type: ignore[no-any-return]
+
+    plain = Network(lambda x, w, b: F.conv2d(x, w, b, padding=1), [w, b])
+    for rule in (*EVERY_LINEAR_RULE, rules.Flat()):
+        if not isinstance(rule, (rules.Flat, rules.WSquare)):  # which count a zero's places, too
+            assert_same_relevance(Network(deformed, [w, b]), plain, x, rule=rule)
+
+
+def test_mask_of_a_deformable_convolution_is_a_gate() -> None:
+    """Under the default rule a mask that is a sigmoid gets nothing, as a gate that is written out."""
+    deform = import_module("torchvision").ops.deform_conv2d
+    w, x, m = (torch.randn(s, dtype=torch.float64) for s in ((2, 4, 3, 3), (3, 4, 5, 5), (3, 9, 5, 5)))
+
+    def modulated(x: Tensor, m: Tensor, w: Tensor) -> Tensor:
+        return deform(x, x.new_zeros(len(x), 18, 5, 5), w, padding=1, mask=m.sigmoid())  # type: ignore[no-any-return]
+
+    found = relevance_of(Network(modulated, [w]), (x, m))
+    assert not bool(found.inputs[1].any())
+    assert_closes(found, EXACT)
+
+
+def test_largest_of_a_bag_of_embeddings_is_a_maximum_over_its_tokens() -> None:
+    table, tokens = torch.randn(9, 4, dtype=torch.float64), torch.randint(0, 9, (3, 6))
+    bag = Network(lambda i, w: F.embedding_bag(i, w, mode="max"), [table])
+    plain = Network(lambda i, w: F.embedding(i, w).amax(1), [table])
+    assert_same_relevance(bag, plain, tokens)
+
+
+def test_scattered_product_is_a_product() -> None:
+    x = torch.randn(3, 4, dtype=torch.float64)
+    one = Network(lambda x: x.new_ones(len(x), 2).scatter_reduce(1, index(0, 1, 0, 1).expand(len(x), 4), x, "prod", include_self=False), [])  # fmt: skip
+    assert_same_relevance(one, Network(lambda x: x.unflatten(1, (2, 2)).prod(1), []), x)
+
+
+def test_cross_product_is_its_components() -> None:
+    x, w = torch.randn(3, 3, dtype=torch.float64), torch.randn(3, dtype=torch.float64)
+    zero = w.new_zeros(())
+    rows = ((zero, w[2], -w[1]), (-w[2], zero, w[0]), (w[1], -w[0], zero))
+    matrix = torch.stack([torch.stack(row) for row in rows])
+    one = Network(lambda x, w: torch.linalg.cross(x, w.expand_as(x)), [w])
+    for rule in EVERY_LINEAR_RULE:
+        assert_same_relevance(one, Network(F.linear, [matrix]), x, rule=rule)
+
+
+def test_inverse_of_one_number_is_its_reciprocal() -> None:
+    x = torch.randn(3, 1, 1, dtype=torch.float64)
+    assert_same_relevance(Network(torch.linalg.inv, []), Network(torch.reciprocal, []), x)
+
+
+def test_solution_by_a_constant_matrix_is_a_linear_layer() -> None:
+    w, x = torch.randn(4, 4, dtype=torch.float64) + 3 * torch.eye(4), torch.randn(3, 4, dtype=torch.float64)
+    solved = Network(lambda x, w: torch.linalg.solve(w, x.mT).mT, [w])
+    for rule in EVERY_LINEAR_RULE:
+        plain = Network(F.linear, [torch.linalg.inv(w)])
+        first, second = (relevance_of(module, (x,), rule=rule).inputs[0] for module in (solved, plain))
+        assert largest(first, second) <= 1e-9
 
 
 # ---------------------------------------------------------------- uneven padding

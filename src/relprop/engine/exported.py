@@ -17,7 +17,7 @@ from relprop.engine.graph import Graph, Meta, Node, Ref, Size, name_of
 from relprop.engine.isolate import quietly
 from relprop.engine.ops import OPS
 from relprop.engine.standins import ORIGINALS
-from relprop.engine.tape import TORCH
+from relprop.engine.tape import BY_ROWS, OF_ROWS, TORCH
 from relprop.errors import CaptureError
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
@@ -325,6 +325,9 @@ def decomposed(program: ExportedProgram) -> ExportedProgram:
 
     Composites without a row are broken down until none is left that torch can break down.
     """
+    held = [*program.state_dict.values(), *program.constants.values()]
+    if any(isinstance(t, torch.Tensor) and t.layout in BY_ROWS for t in held):
+        raise CaptureError(OF_ROWS)
     table = torch.export.default_decompositions()
     done: set[Any] = set()
     unknown = _unknown_composites(program)

@@ -32,12 +32,12 @@ is left out); None where they take several."""
 _PLACED: dict[str, tuple[int, int]] = {
     "aten.index_select.": (1, 2), "aten.gather.": (1, 2), "aten.take_along_dim.": (2, 1), "aten.index_add.": (1, 2),
     "aten.index_copy.": (1, 2), "aten.index_fill.": (1, 2), "aten.scatter.": (1, 2), "aten.scatter_add.": (1, 2),
-    "aten.scatter_reduce.": (1, 2),
+    "aten.scatter_reduce.": (1, 2), "aten.index_reduce.": (1, 2),
 }  # fmt: skip
 """Operations that move values along one dimension: where that dimension stands, and the index that says whither."""
 
 _ORDERED: dict[str, int] = {
-    "aten.sort.": 1, "aten.topk.": 2, "aten.cumsum.": 1, "aten.cumprod.": 1, "aten.cummax.": 1, "aten.cummin.": 1,
+    "aten.sort.": 1, "aten.topk.": 2, "aten.cumsum.": 1, "aten.cumprod.": 1, "aten.cummax.": 1, "aten.cummin.": 1, "aten.logcumsumexp.": 1,
     "aten.softmax.": 1, "aten._softmax.": 1, "aten.log_softmax.": 1, "aten._log_softmax.": 1,
     "aten._safe_softmax.": 1,
 }  # fmt: skip

@@ -208,7 +208,8 @@ def kind_of(node: Node, operation: Operation, facts: Facts) -> str:
 
 
 def _is_bias(node: Node, position: int) -> bool:
-    return position == 0 if "addmm" in node.operation or "baddbmm" in node.operation else position == 2
+    first = ("addmm", "baddbmm", "addmv", "addr")
+    return position == (0 if any(name in node.operation for name in first) else 2)
 
 
 def has_attention(graph: Graph, facts: Facts) -> bool:
@@ -303,7 +304,7 @@ def _with_rule(planned: Planned, operation: Operation, composite: Composite, use
         return dataclasses.replace(planned, rule=rule, why=why)
     default = operation.default
     if planned.kind == "product" and operation.kind in WEIGHTED:
-        default = Attention()
+        default = operation.several
     return dataclasses.replace(planned, rule=default, why=f"default of {planned.kind}")
 
 

@@ -80,6 +80,14 @@ def _unwrapped(value: Tensor) -> Tensor:
     return value.from_functional() if isinstance(value, FunctionalTensor) else value
 
 
+BY_ROWS = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
+OF_ROWS = (
+    "it holds a sparse matrix by rows or columns, which torch cannot put in another's place\n"
+    "  do: keep it by coordinates (matrix.to_sparse_coo()) or dense (matrix.to_dense())"
+)
+"""Functionalising such a tensor ends the process."""
+
+
 class _Functional(FunctionalTensorMode):  # type: ignore[no-untyped-call]
     """Torch's functionalisation, for a model whose parameters stay plain tensors: each is wrapped when it is
     met."""
@@ -94,6 +102,8 @@ class _Functional(FunctionalTensorMode):  # type: ignore[no-untyped-call]
         """The functional tensor that stands for a plain one, the same one each time."""
         if isinstance(value, FunctionalTensor) or torch._is_functional_tensor(value):
             return value
+        if value.layout in BY_ROWS:
+            raise CaptureError(OF_ROWS)
         if id(value) not in self._known:
             with self:
                 self._known[id(value)] = (value, FunctionalTensor.to_functional(value))

@@ -1,6 +1,16 @@
 """The operations, a file a family. Importing this package fills the table `OPS`."""
 
-from relprop.engine.ops import attention, distance, elementwise, linear, norm, pool, recurrent, structure
+from relprop.engine.ops import (
+    attention,
+    distance,
+    elementwise,
+    inverse,
+    linear,
+    norm,
+    pool,
+    recurrent,
+    structure,
+)
 from relprop.engine.ops.table import KINDS, OPS, Operation, register
 
 __all__ = [
@@ -10,6 +20,7 @@ __all__ = [
     "attention",
     "distance",
     "elementwise",
+    "inverse",
     "linear",
     "norm",
     "pool",

@@ -346,6 +346,20 @@ def log_sum_exp(step: Step, relevance: Tensor) -> Shares:
     return Shares({0: r * from_rows(weights, x, dims)})
 
 
+def running_log_sum_exp(step: Step, relevance: Tensor) -> Shares:
+    """y_i = log Σ_{j ≤ i} exp x_j: R_i in the parts exp(x_j − y_i), as for logsumexp; summed from the last i on, so that no
+    exponential is above 1."""
+    x, y = step.args[0].to(relevance.dtype), step.output.to(relevance.dtype)
+    dim = named_arguments(step)["dim"]
+    if not x.dim():
+        return Shares({0: relevance})
+    falls = torch.exp(-y.diff(dim=dim)).unbind(dim)
+    later = list(relevance.unbind(dim))
+    for i in range(len(later) - 2, -1, -1):
+        later[i] = later[i] + falls[i] * later[i + 1]
+    return Shares({0: torch.exp(x - y) * torch.stack(later, dim)})
+
+
 _AVERAGE = Operation("pool", average, "both", Epsilon(), LINEAR_RULES, first_known(0), proportional=True)
 _MAX = (MaxPool, Pass)
 rows(
@@ -393,6 +407,7 @@ rows(
     Operation("max", max_pool, "inputs", Pass(), (Pass,), first_known(0)),
 )
 rows("logsumexp", Operation("softmax", log_sum_exp, "inputs", Softmax(), (Softmax, Attention, Pass)))
+rows("logcumsumexp", Operation("softmax", running_log_sum_exp, "both", Pass(), (Pass,)))
 rows(
     "max min max.dim min.dim amax amin", Operation("max", extreme, "inputs", MaxPool(), _MAX, first_known(0))
 )

@@ -7,6 +7,7 @@ keeps its share in the account "constant".
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from typing import Any
 
@@ -19,6 +20,7 @@ from relprop.engine.ids import recoded
 from relprop.engine.ops.elementwise import addition_rule, stabilised, sum_to
 from relprop.engine.ops.table import Nonnegative, Operation, Propagate, first_known, pass_on, register, rows
 from relprop.engine.rules import Addition, Epsilon, Pass
+from relprop.engine.rules.affine import add
 from relprop.engine.step import Shares, Step
 
 # ---------------------------------------------------------------- selections
@@ -134,7 +136,8 @@ def overwriting(step: Step, relevance: Tensor) -> Shares:
 
 def _accumulates(step: Step) -> bool:
     """Whether index_put adds to what is there."""
-    return "index_put" in step.node.operation and bool(step.arg(3, "accumulate", False))
+    adds = "index_put" in step.node.operation or "aten.put." in step.node.operation
+    return adds and bool(step.arg(3, "accumulate", False))
 
 
 def replaced(step: Step, relevance: Tensor) -> Shares:
@@ -191,14 +194,19 @@ _TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def reduction(step: Step, relevance: Tensor) -> Shares:
-    """scatter_reduce: a sum or mean is shared as an addition; a largest or smallest value gives all to the value that it is.
+    """scatter_reduce: a sum or mean is shared as an addition, a product evenly among its n factors; a largest or smallest
+    value gives all to the value that it is.
 
     Of equals the first takes all: what stood in the place, then what was written there, in order.
     """
-    if step.arg(4, "reduce") in ("sum", "mean"):
+    how = step.arg(4, "reduce")
+    if how in ("sum", "mean"):
         return summation(step, relevance)
     x, dim, index = step.args[:3]
     values = _written(step.args[3], index)
+    own = bool(step.kwargs.get("include_self", True))
+    if how == "prod":
+        return _evenly(step, relevance, dim, index, own)
     order = torch.arange(1, index.numel() + 1, device=index.device).reshape(index.shape)
     wins = values == step.output.gather(dim, index)
     last = index.numel() + 1
@@ -206,32 +214,55 @@ def reduction(step: Step, relevance: Tensor) -> Shares:
         dim, index, torch.where(wins, order, last), "amin"
     )
     stays = torch.zeros_like(first).scatter(dim, index, 1) == 0
-    if step.arg(5, "include_self", True):
+    if own:
         stays |= x == step.output
-    kept, moved = torch.where(stays, relevance, 0.0), torch.where(stays, 0.0, relevance)
+    moved = torch.where(stays, 0.0, relevance)
+    taken = relevance.new_zeros(last + 1).index_add_(0, first.flatten(), moved.flatten())
+    return _handed(step, torch.where(stays, relevance, 0.0), taken[1:last].reshape(index.shape), moved)
+
+
+def _evenly(step: Step, relevance: Tensor, dim: int, index: Tensor, own: bool) -> Shares:
+    """A product of the n values that meet in a place: 1/n to each (AttnLRP, Prop. 3.2)."""
+    ones = torch.ones(index.shape, dtype=relevance.dtype, device=index.device)
+    counts = torch.zeros_like(relevance).scatter_add(dim, index, ones)
+    alone = counts == 0
+    each = relevance / (counts + own).clamp(min=1)
+    kept = torch.where(alone, relevance, each if own else 0.0)
+    return _handed(step, kept, each.gather(dim, index), torch.where(alone, 0.0, each * counts))
+
+
+def _handed(step: Step, kept: Tensor, written: Tensor, moved: Tensor) -> Shares:
+    """The shares of a scatter: what stays in the places, and what goes to the values that are written, which is the
+    relevance `moved` of the places."""
     shares: dict[int | str, Tensor] = {}
-    absorbed = {}
+    absorbed: dict[str, Tensor] = {}
     if step.data(0):
         shares[0] = kept
     else:
-        absorbed["constant"] = step.account(kept)
+        add(absorbed, "constant", step.account(kept))
     if step.data(3):
-        taken = relevance.new_zeros(last + 1).index_add_(0, first.flatten(), moved.flatten())
-        shares[3] = torch.zeros_like(step.args[3], dtype=relevance.dtype)
-        _written(shares[3], index).copy_(taken[1:last].reshape(index.shape))
+        shares[3] = torch.zeros_like(step.args[3], dtype=kept.dtype)
+        _written(shares[3], written).copy_(written)
     else:
-        absorbed["constant"] = step.account(moved)
+        add(absorbed, "constant", step.account(moved))
     return Shares(shares, absorbed)
+
+
+def reduction_by_rows(step: Step, relevance: Tensor) -> Shares:
+    """index_reduce: a scatter_reduce whose index is the same in every row."""
+    x, dim, index, values = step.args[:4]
+    shape = [1] * values.dim()
+    shape[dim] = -1
+    places = index.reshape(shape).expand(values.shape)
+    node = dataclasses.replace(step.node, function=torch.ops.aten.scatter_reduce.two)
+    return reduction(
+        dataclasses.replace(step, node=node, args=(x, dim, places, values, *step.args[4:])), relevance
+    )
 
 
 def _written(values: Tensor, index: Tensor) -> Tensor:
     """Those of the values that a scatter writes: as many as there are places in its index."""
     return values[tuple(slice(size) for size in index.shape)]
-
-
-def _product(node: Node) -> str | None:
-    reduce = node.args[4] if len(node.args) > 4 else node.kwargs.get("reduce")
-    return "scatter_reduce by 'prod', a product of values that meet" if reduce == "prod" else None
 
 
 # ---------------------------------------------------------------- their common parts
@@ -312,7 +343,7 @@ _FILL_PLACES = {
 
 _FILLING = (
     "aten.im2col.default", "aten.triu.default", "aten.tril.default", "aten.diag_embed.default",
-    "aten.max_unpool2d.default", "aten.max_unpool3d.default",
+    "aten.max_unpool2d.default", "aten.max_unpool3d.default", "aten.block_diag.default",
 )  # fmt: skip
 """Operations that fill places with zeros."""
 
@@ -335,14 +366,16 @@ def _give_rows(step: Step, relevance: Tensor) -> None:
 
 
 def embedding_bag(step: Step, relevance: Any) -> Shares:
-    """Bags of embeddings, summed or averaged: each token's summand has its share of the sum, with ε. Where the tokens are no
-    data, their weights in the sum are what is explained."""
+    """Bags of embeddings, summed or averaged: each token's summand has its share of the sum, with ε; of the largest values
+    each goes to the first token that has it. Where the tokens are no data, their weights in the sum are what is explained."""
     weight, tokens, offsets = step.args[:3]
     r = relevance[0]
     places = torch.arange(tokens.numel(), device=tokens.device)
     bag = torch.searchsorted(offsets[: r.shape[0]].contiguous(), places, right=True) - 1
     padding = step.arg(8, "padding_idx")
     counted = tokens.ne(-1 if padding is None else padding).to(r.dtype)
+    if step.arg(4, "mode", 0) == 2:
+        return _largest_of_bag(step, r, bag, counted > 0)
     factor = (
         counted if step.arg(6, "per_sample_weights") is None else counted * step.arg(6, "per_sample_weights")
     )
@@ -357,9 +390,17 @@ def embedding_bag(step: Step, relevance: Any) -> Shares:
     return Shares({1 if step.data(1) else named: shares.sum(-1)}, absorbed)
 
 
-def _largest(node: Node) -> str | None:
-    mode = node.args[4] if len(node.args) > 4 else node.kwargs.get("mode", 0)
-    return "a bag of embeddings by their maximum" if mode == 2 else None
+def _largest_of_bag(step: Step, relevance: Tensor, bag: Tensor, counted: Tensor) -> Shares:
+    """The largest value of a bag in each dimension; an empty bag is a constant 0."""
+    values, count = step.args[0][step.args[1]], bag.numel()
+    wins = (values == step.output[0][bag]) & counted[:, None]
+    order = torch.where(wins, torch.arange(count, device=bag.device)[:, None], count)
+    rows = bag[:, None].expand_as(order)
+    first = torch.full_like(relevance, count, dtype=torch.int64).scatter_reduce(0, rows, order, "amin")
+    shares = relevance.new_zeros(count + 1, relevance.shape[1]).scatter_add(0, first, relevance)[:count]
+    _give_rows(step, shares)
+    empty = step.account(torch.where(first == count, relevance, 0.0), 0)
+    return Shares({1: shares.sum(-1)}, {"constant": empty})
 
 
 # ---------------------------------------------------------------- the rows
@@ -382,6 +423,8 @@ _SOURCES: dict[str, tuple[int, ...]] = {
     "aten.scatter.src": (0, 3),
     "aten.scatter_add.default": (0, 3),
     "aten.scatter_reduce.two": (0, 3),
+    "aten.index_reduce.default": (0, 3),
+    "aten.put.default": (0, 2),
     "aten.fill.Tensor": (1,),
 }
 """Where the values of an operation with several sources come from."""
@@ -420,13 +463,13 @@ _selections(
     " _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d"
     " reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d"
     " replication_pad3d"
-    " cat concat concatenate stack",
+    " cat concat concatenate stack masked_select block_diag",
     first_known(0),
 )
 _selections("view _unsafe_view reshape", first_known(0), reshaped)
 _selections("select_scatter slice_scatter diagonal_scatter", _all_known)
 _selections("pad constant_pad_nd", _fill_known)
-_selections("scatter.src index_put index_copy", _all_known, overwriting)
+_selections("scatter.src index_put index_copy put", _all_known, overwriting)
 _selections("masked_scatter", _all_known, overwriting)
 _selections("max_unpool2d max_unpool3d", first_known(0), overwriting)
 _selections("scatter.value index_fill.int_Scalar", _fill_known, overwriting)
@@ -443,7 +486,8 @@ register(name_of(recoded), Operation("selection", same_token, "inputs", Pass(), 
 _SUMS = (Addition, Epsilon)
 rows("index_add", Operation("addition", summation, "inputs", Addition(), _SUMS, _sum_known))
 rows("scatter_add", Operation("addition", summation, "inputs", Addition(), _SUMS, _all_known))
-rows("scatter_reduce.two", Operation("addition", reduction, "both", Addition(), _SUMS, _all_known, _product))
+rows("scatter_reduce.two", Operation("addition", reduction, "both", Addition(), _SUMS, _all_known))
+rows("index_reduce", Operation("addition", reduction_by_rows, "both", Addition(), _SUMS, _all_known))
 rows("col2im", Operation("addition", summation, "inputs", Addition(), _SUMS, first_known(0)))
 
 _TABLE = {0: "the table of embeddings depends on the explained input"}
@@ -451,5 +495,5 @@ rows("embedding", Operation("embedding", embedding, "inputs", Pass(), (Pass,), f
 for _bag in ("embedding_bag", "embedding_bag.padding_idx", "_embedding_bag"):
     rows(
         _bag,
-        Operation("embedding", embedding_bag, "both", Epsilon(), (Epsilon,), refuses=_largest, fixed=_TABLE),
+        Operation("embedding", embedding_bag, "both", Epsilon(), (Epsilon,), fixed=_TABLE),
     )

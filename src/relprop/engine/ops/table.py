@@ -15,7 +15,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from relprop.engine.graph import Node, Ref, name_of, parents, refs
-from relprop.engine.rules import Pass, Rule
+from relprop.engine.rules import Attention, Pass, Rule
 from relprop.engine.step import Shares, Step
 
 Propagate = Callable[[Step, Any], Shares]
@@ -52,6 +52,7 @@ class Operation:
     `remembers(*arguments)`: runs the operation in the forward pass where the walk wants more of it than its
     values: returns the output and what the walk finds as `step.memory` (the winners of a max pooling).
     `computes(*arguments)`: what runs in the operation's place in the forward pass, where the same can be had for less.
+    `several`: the default rule of a linear operation several of whose factors are data.
     `proportional`: under ε, γ, αβ and z⁺ (a sum: in proportion to its summands) it hands nothing to a value of 0.
     `fixed`: arguments that must not depend on the explained input, by position, with the reason that is
     given if they do.
@@ -68,6 +69,7 @@ class Operation:
     remembers: Callable[..., tuple[Any, Any]] | None = None
     computes: Callable[..., Any] | None = None
     proportional: bool = False
+    several: Rule = field(default_factory=Attention)
 
     def is_nonnegative(self, node: Node, known: Set[Ref]) -> bool:
         """Whether the node's output is never negative, given the values known not to be."""

@@ -18,7 +18,7 @@ from relprop.engine.ops.table import pass_on
 from relprop.engine.propagate.book import Book, Mask, Walk
 from relprop.engine.propagate.program import Program
 from relprop.engine.propagate.record import memory_of
-from relprop.engine.propagate.weights import Weights
+from relprop.engine.propagate.weights import Weights, stored
 from relprop.engine.step import Journal, Shares, Step
 
 _NOTHING_KEPT = Shares({})
@@ -110,7 +110,7 @@ def _places(values: Mapping[str, Any], refs: Iterable[Ref]) -> Iterator[int]:
 
 
 def _place(value: Tensor) -> int:
-    return value.untyped_storage().data_ptr()
+    return stored(value).untyped_storage().data_ptr()
 
 
 def _mask(node: Node, masks: Mapping[Ref, Mask], way: Walk, book: Book) -> None:

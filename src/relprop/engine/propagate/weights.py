@@ -86,6 +86,7 @@ def sources_of(graph: Graph) -> dict[str, frozenset[str]]:
 
 def row_sums(weight: Tensor) -> Tensor:
     """Σ_j w_kj of each row k of a weight; of a vector the vector itself."""
+    weight = stored(weight)
     if weight.dim() == 1:
         return weight
     return weight.flatten(1).sum(1) if weight.dim() > 1 else weight.reshape(1)
@@ -93,11 +94,19 @@ def row_sums(weight: Tensor) -> Tensor:
 
 def _place(weight: Tensor) -> tuple[Any, ...]:
     version = None if weight.is_inference() else weight._version
-    return weight.data_ptr(), version, weight.shape, weight.stride(), weight.dtype, weight.device
+    own = stored(weight)
+    return own.data_ptr(), version, weight.shape, own.stride(), weight.dtype, weight.device
+
+
+def stored(weight: Tensor) -> Tensor:
+    """The numbers that a tensor has in memory: those of a sparse matrix without their places."""
+    if weight.layout == torch.strided:
+        return weight
+    return weight._values() if weight.layout == torch.sparse_coo else weight.values()
 
 
 def _same_memory(value: Tensor, weight: Tensor) -> bool:
-    return value.untyped_storage().data_ptr() == weight.untyped_storage().data_ptr()
+    return stored(value).untyped_storage().data_ptr() == stored(weight).untyped_storage().data_ptr()
 
 
 def _joined(sums: Iterable[Tensor]) -> list[Tensor]:

@@ -10,7 +10,13 @@ from torch import Tensor
 
 from relprop.engine.graph import Node
 from relprop.engine.ops.elementwise.choices import split
-from relprop.engine.ops.elementwise.signs import clamp_known, power_known, product_known, threshold_known
+from relprop.engine.ops.elementwise.signs import (
+    clamp_known,
+    power_known,
+    product_known,
+    second_known,
+    threshold_known,
+)
 from relprop.engine.ops.elementwise.sums import sum_to
 from relprop.engine.ops.table import Nonnegative, Operation, first_known, pass_on, rows
 from relprop.engine.rules import Pass
@@ -34,6 +40,14 @@ def clamped(step: Step, relevance: Tensor) -> Shares:
         relevance = torch.where(under, 0.0, relevance)
     rest = split(step, [(0, relevance)])
     return Shares(result | rest.arguments, rest.absorbed)
+
+
+def stepped(step: Step, relevance: Tensor) -> Shares:
+    """heaviside(x, v): the identity; where x is 0, the value v that stands there receives it if it is data."""
+    if not step.data(1):
+        return Shares({0: sum_to(relevance, step.args[0])})
+    chosen = step.args[0] == 0
+    return split(step, [(0, torch.where(chosen, 0.0, relevance)), (1, torch.where(chosen, relevance, 0.0))])
 
 
 def _place(step: Step, position: int, name: str) -> int | str:
@@ -67,13 +81,21 @@ def _random_slopes(node: Node) -> str | None:
     return "rrelu draws random slopes (training=True in its call)" if training else None
 
 
-activation("relu relu6 sigmoid hardsigmoid softplus exp exp2 abs square sqrt rsqrt erfc acos cosh", "always")
+activation(
+    "relu relu6 sigmoid hardsigmoid softplus exp exp2 abs square sqrt rsqrt erfc acos cosh i0 special_i0e special_erfcx",
+    "always",
+)
 activation(
     "leaky_relu elu selu celu gelu silu hardswish mish tanh hardshrink softshrink erf log1p expm1 reciprocal"
-    " atan asin asinh sinh atanh floor ceil round trunc sign sgn nan_to_num deg2rad rad2deg",
+    " atan asin asinh sinh atanh floor ceil round trunc sign sgn nan_to_num deg2rad rad2deg frac special_i1"
+    " special_i1e fmod.Scalar",
     first_known(0),
 )
-activation("log_sigmoid log log2 log10 logit sin cos tan acosh neg sinc erfinv")
+activation(
+    "log_sigmoid log log2 log10 logit sin cos tan acosh neg sinc erfinv lgamma digamma mvlgamma special_entr"
+    " special_ndtri special_log_ndtr remainder.Scalar"
+)
+activation("fmod.Tensor remainder.Tensor", fixed={1: "the divisor depends on the explained input"})
 activation("prelu _prelu_kernel", first_known(0), fixed={1: "the slope depends on the explained input"})
 activation("clamp hardtanh clamp_min clamp_max", clamp_known)
 activation("threshold", threshold_known)
@@ -81,6 +103,7 @@ activation("pow.Tensor_Scalar", power_known)
 activation("rrelu", first_known(0), _random_slopes)
 activation("dropout feature_dropout alpha_dropout feature_alpha_dropout", first_known(0), _training)
 activation("mul.Scalar div.Scalar multiply.Scalar divide.Scalar true_divide.Scalar", product_known)
+rows("heaviside", Operation("activation", stepped, "inputs", Pass(), (Pass,), second_known))
 rows(
     "clamp.Tensor clamp_min.Tensor clamp_max.Tensor",
     Operation("activation", clamped, "inputs", Pass(), (Pass,), clamp_known),

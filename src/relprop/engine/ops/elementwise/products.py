@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from relprop.engine.graph import Node
+from relprop.engine.ops.elementwise.choices import split
 from relprop.engine.ops.elementwise.signs import both_known, power_known, product_known
 from relprop.engine.ops.elementwise.sums import stabilised, sum_to
 from relprop.engine.ops.table import Operation, first_known, rows
@@ -74,9 +75,15 @@ def division(step: Step, relevance: Tensor) -> Shares:
     return _to_one(step, 0 if step.data(0) else 1, relevance)
 
 
-def _rounds(node: Node) -> str | None:
-    rounding = node.kwargs.get("rounding_mode", node.args[2] if len(node.args) > 2 else None)
-    return None if rounding is None else "division that rounds has no relevance rule"
+def hypotenuse(step: Step, relevance: Tensor) -> Shares:
+    """√(a² + b²): the identity through the root, the squares in proportion, as for a norm."""
+    squares = [x.to(relevance.dtype).square() for x in step.args[:2]]
+    total = squares[0] + squares[1]
+    empty = total == 0
+    s = torch.where(empty, 0.0, relevance / total)
+    shares = split(step, [(i, s * square) for i, square in enumerate(squares)])
+    lost = step.account(torch.where(empty, relevance, 0.0))
+    return Shares(shares.arguments, shares.absorbed | {"undistributed": lost})
 
 
 def gate_source(node: Node) -> bool:
@@ -96,8 +103,15 @@ rows(
     Operation("product", division, "inputs", Product(), _PRODUCTS, both_known),
 )
 rows(
-    "div.Tensor_mode", Operation("product", division, "inputs", Product(), _PRODUCTS, product_known, _rounds)
+    "div.Tensor_mode floor_divide",  # the identity through what rounds
+    Operation("product", division, "inputs", Product(), _PRODUCTS, product_known),
 )
+# of a quotient; the size of one with the sign of the other; a · 2ᵇ; a · log b
+rows(
+    "atan2 copysign.Tensor ldexp.Tensor xlogy.Tensor xlogy.Scalar_Other special_xlog1py",
+    Operation("product", division, "inputs", Product(), _PRODUCTS),
+)
+rows("hypot", Operation("pool", hypotenuse, "inputs", Pass(), (Pass,), "always"))
 rows(
     "pow.Tensor_Tensor pow.Scalar",
     Operation("product", division, "inputs", Product(), _PRODUCTS, power_known),

@@ -32,6 +32,11 @@ def one_known(node: Node, values: Set[Ref]) -> bool:
     return any(_above_zero(operand, values) for operand in node.args[:2])
 
 
+def second_known(node: Node, values: Set[Ref]) -> bool:
+    """The second operand is ≥ 0, as is whatever else the result may be."""
+    return _above_zero(node.args[1], values)
+
+
 def branches_known(node: Node, values: Set[Ref]) -> bool:
     """A choice between values ≥ 0."""
     branches = (0, 2) if "masked_fill" in node.operation else (1, 2)

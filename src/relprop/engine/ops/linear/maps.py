@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.engine.graph import Ref
+from relprop.engine.canonise import convolution_arguments
+from relprop.engine.graph import Ref, refs
 from relprop.engine.ops.linear.settings import convolution_of
 from relprop.engine.rules import RULES, Affine, LinearRule, Product, Result, Rule
 from relprop.engine.rules.affine import owned
@@ -31,11 +32,24 @@ PARTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def part_of(weight: Tensor, name: str) -> Tensor:
-    """A tensor derived from a weight: a row of `PARTS`, or "favour γ", w + γ w⁺."""
+    """A tensor derived from a weight: a row of `PARTS`, or "favour γ", w + γ w⁺; of a sparse matrix from its entries."""
+    if weight.layout != torch.strided:
+        return _with_entries(weight, lambda entries: part_of(entries, name))
     kind, _, gamma = name.rpartition(" ")
     if kind:
         return weight + float(gamma) * PARTS["positive"](weight)
     return PARTS[name](weight)
+
+
+def _with_entries(matrix: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """A sparse matrix with other entries at the same places."""
+    if matrix.layout != torch.sparse_coo:
+        matrix = matrix.to_sparse()
+    matrix = matrix.coalesce()
+    values = function(matrix.values())
+    return torch.sparse_coo_tensor(
+        matrix.indices(), values, matrix.shape, is_coalesced=True, check_invariants=False
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +118,10 @@ def linear_map(
 
 
 def _alike(step: Step, x: Operand, weight: Operand | None, layout: Layout) -> bool:
-    """Whether every sample meets the same weight: it is of no sample, and a convolution finds none among its channels."""
+    """Whether every sample meets the same weight: it is of no sample, a convolution finds none among its channels, and no
+    other value (the places that samples are read at) belongs to a sample."""
+    if not _alone(step, x):
+        return False
     if weight is None:
         return True
     rows = layout.dimension == 0 and x.value.dim() == weight.value.dim()
@@ -113,13 +130,18 @@ def _alike(step: Step, x: Operand, weight: Operand | None, layout: Layout) -> bo
     )
 
 
+def _alone(step: Step, x: Operand) -> bool:
+    """Whether an operation reads weights besides x, and nothing else."""
+    return all(step.parameters(ref) for ref in refs((step.node.args, step.node.kwargs)) if ref != x.ref)
+
+
 def is_shared(step: Step, x: Operand) -> bool:
     """Whether x is one sample that several walks share: seen as many of them, without copies."""
     assert x.ref is not None
     relative = isinstance(step.rule, LinearRule) and step.rule.stabiliser == "relative"
     first = step.layout_of(x.ref) == step.layout_of(Ref(step.node.name)) == Layout(0, 1)
     seen = x.value.dim() > 1 and x.value.shape[0] == step.batch > 1 and x.value.stride(0) == 0
-    return first and seen and not relative
+    return first and seen and not relative and _alone(step, x)
 
 
 def one_for_all(
@@ -144,7 +166,7 @@ def one_for_all(
 def _pairs(step: Step, x: Tensor, weight: Tensor) -> bool:
     """Whether a convolution has so few input channels (colours) that twice as many cost the same: its kernels
     work on sixteen at a time."""
-    if "conv" not in step.node.operation or weight.dim() < 3 or x.dim() != weight.dim():
+    if convolution_arguments(step.node) is None or weight.dim() < 3 or x.dim() != weight.dim():
         return False
     f = convolution_of(step)
     return not f.transposed and f.groups == 1 and weight.shape[1] <= 8

@@ -211,9 +211,10 @@ def _by_matrix(step: Step, position: int, alpha: float = 1.0) -> Linear | None:
 def product_with_bias(step: Step, relevance: Tensor) -> Shares:
     """β b + α A·B (addmm, baddbmm): how a linear layer reads after decomposition; the bias comes first."""
     beta, alpha = float(step.arg(3, "beta", 1)), float(step.arg(4, "alpha", 1))
+    times = torch.outer if "addr" in step.node.operation else torch.matmul
 
     def operator(a: Tensor, b: Tensor) -> Tensor:
-        return torch.matmul(a, b) if alpha == 1 else torch.matmul(a, b) * alpha
+        return times(a, b) if alpha == 1 else times(a, b) * alpha
 
     bias = step.args[0] if step.data(0) else without_mask(step.args[0])
     bias = bias if beta == 1 else bias * beta
@@ -283,6 +284,25 @@ def _times_vector(x: Tensor, w: Tensor) -> Tensor:
     return torch.einsum("...i,...oi->...o", x, w)
 
 
+def cross(step: Step, relevance: Tensor) -> Shares:
+    """a × b, linear in each: of one data factor a product with the matrix that the other makes."""
+    dim = step.arg(2, "dim", -1)
+    if step.data(0) and step.data(1):
+        return two_factors(step, 0, 1, lambda a, b: torch.linalg.cross(a, b, dim=dim), relevance)
+    position = 0 if step.data(0) else 1
+    other = step.args[1 - position].movedim(dim, -1)
+    units = torch.eye(3, dtype=other.dtype, device=other.device)
+    sides = [(unit.expand_as(other), other)[:: 1 if position == 0 else -1] for unit in units.unbind(0)]
+    columns = [torch.linalg.cross(*pair) for pair in sides]
+
+    def operator(x: Tensor, w: Tensor) -> Tensor:
+        return _times_vector(x.movedim(dim, -1), w).movedim(-1, dim)
+
+    factors = [operand(step, position), Operand(None, torch.stack(columns, -1))]
+    shares, rest = multilinear(step, factors, operator, relevance)
+    return Shares({position: shares[0]}, rest.absorbed)
+
+
 def _hidden_indices(node: Node) -> str | None:
     if "..." in node.args[0] and len(node.args[1]) > 2:
         return "an einsum of more than two operands with an ellipsis; write its indices out"
@@ -293,9 +313,12 @@ rows(
     "linear",
     Operation("linear", linear, "both", Epsilon(), BILINEAR_RULES, computes=in_one, proportional=True),
 )
-rows("matmul mm bmm mv", Operation("linear", product, "both", Epsilon(), BILINEAR_RULES, proportional=True))
 rows(
-    "addmm baddbmm",
+    "matmul mm bmm mv _sparse_mm",
+    Operation("linear", product, "both", Epsilon(), BILINEAR_RULES, proportional=True),
+)
+rows(
+    "addmm baddbmm addmv addr _sparse_addmm",
     Operation("linear", product_with_bias, "both", Epsilon(), BILINEAR_RULES, proportional=True),
 )
 rows("einsum", Operation("linear", einsum, "both", Epsilon(), BILINEAR_RULES, refuses=_hidden_indices))
@@ -303,3 +326,4 @@ _BIASED = Operation("linear", product_with_bias, "both", Epsilon(), BILINEAR_RUL
 register(name_of(biased_product), _BIASED)
 register(name_of(biased_einsum), Operation("linear", einsum, "both", Epsilon(), BILINEAR_RULES))
 rows("bilinear", Operation("linear", bilinear, "both", Epsilon(), BILINEAR_RULES))
+rows("linalg_cross", Operation("linear", cross, "both", Epsilon(), BILINEAR_RULES))
