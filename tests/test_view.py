@@ -146,7 +146,7 @@ def test_many_classes_share_the_last_colour(tmp_path: Path, store: Store, analys
     book = opened(store, analysis)
     leaf = replace(book.leaf(2), label=np.arange(len(book.leaf(2).rows)) % 30)
     made, legend = figure(Book(store, analysis, lambda target: leaf), State(target=2, colour="label"))
-    assert len(legend) == 10 and legend[-1][0] == "21 others"
+    assert len(legend) == 10 and legend[-1][0] == "21 other classes"
     assert sum(count for _, _, count in legend) == len(leaf.rows)
     assert len({t["marker"]["color"] for t in made["data"]}) == 10
 

@@ -245,3 +245,14 @@ def test_words_of_a_text_are_coloured(browser: Any, place: Path) -> None:
     finally:
         listening.stop()
         thread.join(30)
+
+
+@pytest.mark.parametrize("width", [400, 800, 1600])
+def test_no_control_is_cut_off_in_a_window_of_any_width(browser: Any, served: Listening, width: int) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.goto(served.url)
+    page.wait_for_selector(".tile", timeout=WAIT)
+    for what in ("#export", "#save", "#show", "#sort", "#on", "#help-button", "#clear", ".pager .scale"):
+        box = page.locator(what).bounding_box()
+        assert box is not None and box["x"] >= 0 and box["x"] + box["width"] <= width, what
+    page.close()

@@ -49,7 +49,10 @@ def figure(book: Book, state: State) -> tuple[dict[str, Any], Legend]:
             "cmin": low,
             "cmax": high,
         }
-        marker |= {"showscale": True, "colorbar": {**bar, "tickfont": {"size": 10}}}
+        marker |= {
+            "showscale": True,
+            "colorbar": {**bar, "tickfont": {"size": 10}, "title": {"text": "score", "font": {"size": 11}}},
+        }
         made["data"] = [_trace(leaf, places, marker, state.lasso)]
         return made, []
     groups = _groups(book, leaf, places, state.colour)
@@ -105,7 +108,18 @@ def _groups(book: Book, leaf: Leaf, places: NDArray[np.intp], by: str) -> Groups
         for i, c in enumerate(order[:MOST])
     ]
     spare = order[MOST:]
-    return [*groups, (f"{len(spare)} others", OTHER, places[np.isin(values, spare)])] if spare else groups
+    return (
+        [
+            *groups,
+            (
+                f"{len(spare)} other {'class' if len(spare) == 1 else 'classes'}",
+                OTHER,
+                places[np.isin(values, spare)],
+            ),
+        ]
+        if spare
+        else groups
+    )
 
 
 def _range(score: NDArray[np.float64]) -> tuple[float, float]:

@@ -90,6 +90,7 @@ def page(book: Book, state: State, comparable: bool, presets: Sequence[str]) -> 
                                     html.Button("‹", id="back", title="page before ["),
                                     html.Span(id="where"),
                                     html.Button("›", id="on", title="page after ]"),
+                                    _scale(),
                                 ],
                                 className="bar pager",
                             ),
@@ -115,6 +116,16 @@ def page(book: Book, state: State, comparable: bool, presets: Sequence[str]) -> 
     )  # fmt: skip
 
 
+def _scale() -> Any:
+    """What the colours of the maps mean."""
+    return html.Span(
+        ["against", html.I("0"), "for"],
+        className="scale",
+        title="Relevance: blue spoke against the explained class, red for it; the neutral grey in the middle is 0."
+        " Each map has its own scale.",
+    )
+
+
 def _header(book: Book) -> Any:
     store = book.store
     model = store.attributes.get("model") or {}
@@ -137,6 +148,7 @@ def _header(book: Book) -> Any:
 
 def _controls(state: State, leaf: Leaf, classes: list[dict[str, Any]]) -> list[Any]:
     low, high = _limits(leaf.score)
+    unlabelled = not bool((leaf.label >= 0).any()) and state.only == "all"
     return [
         html.Label("class", htmlFor="target"),
         dcc.Dropdown(classes, leaf.found.target, id="target", clearable=False, maxHeight=420),
@@ -144,8 +156,14 @@ def _controls(state: State, leaf: Leaf, classes: list[dict[str, Any]]) -> list[A
         dcc.RadioItems(COLOURS, state.colour, id="colour", className="choices"),
         html.Label("strategies"),
         dcc.Checklist(strategies(leaf), list(state.clusters), id="clusters", className="strategies"),
-        html.Label("prediction"),
-        dcc.RadioItems(ONLY, state.only, id="only", className="choices", inline=True),
+        html.Div(
+            [
+                html.Label("prediction"),
+                dcc.RadioItems(ONLY, state.only, id="only", className="choices", inline=True),
+            ],
+            className="group",
+            hidden=unlabelled,  # neither right nor wrong
+        ),
         html.Label("score"),
         html.Div(
             [
@@ -235,11 +253,13 @@ def _tile(store: Store, leaf: Leaf, i: int, show: str) -> Any:
                 [
                     html.I(style={"background": colour(int(leaf.cluster[i]))}),
                     html.B(name, title=str(leaf.ids[i])),
-                    html.Small(_amount(leaf.score[i], 3)),
+                    html.Small(_amount(leaf.score[i], 3), title="score"),
                 ]
             ),
             html.Small(f"{store.class_name(label)} → {store.class_name(prediction)}", className="flagged")
             if wrong
+            else html.Small(store.class_name(int(store.lazy("target")[row])), title="the explained class")
+            if leaf.found.target < 0
             else None,
         ],
         className="tile text" if store.kind == "text" else "tile",
@@ -357,7 +377,10 @@ def _large(store: Store, row: int) -> list[Any]:
     kinds = ("input", "map", "overlay") if "thumbnail" in store.columns else ("map",)
     names = {"input": "input", "map": "relevance", "overlay": "overlay"}
     return [
-        [html.Img(src=f"/picture/{row}/{kind}/large", alt=names[kind]), html.Figcaption(names[kind])]
+        [
+            html.Img(src=f"/picture/{row}/{kind}/large", alt=names[kind]),
+            html.Figcaption([names[kind], _scale()] if kind == "map" else names[kind]),
+        ]
         for kind in kinds
     ]
 
