@@ -1689,6 +1689,17 @@ WHOLE: DICT = {
             **two((3,), (3,)),
             also=(*PARTS, "aten.mul.Tensor", "aten.cos.default", "aten.sin.default"),
         ),
+        Sample(lambda x: torch.fft.rfft(x).angle(), **on(5), also=("aten.select.int", "aten.atan2.default")),
+        Sample(
+            lambda x: torch.fft.rfft(x).exp().imag,
+            **on(5),
+            also=(*PARTS, "aten.mul.Tensor", "aten.exp.default", "aten.cos.default", "aten.sin.default"),
+        ),
+        Sample(
+            lambda x: (torch.fft.rfft(x) ** 2).real,
+            **on(5),
+            also=(*PARTS, "aten.mul.Tensor", "aten.sub.Tensor", "aten.add.Tensor"),
+        ),
         Sample(_low_frequencies, **on(2, 8), weights=((2, 2, 3, 2),), also=("aten.slice_scatter.default",)),
     ],
     "relprop.recoded": [

@@ -95,9 +95,9 @@ def _in_real_numbers(graph: Graph) -> Graph:
         node = _of_source(node, nodes)
         name, data = _short(node), sum(ref.name in fed for ref in parents(node))
         least = 2 if name in _PRODUCTS else 1  # a constant factor is linear, a constant summand is not
-        joins = is_complex(node) and name in (*_JOINS, *_ALONG) and data >= least
-        size = name in _OF_MAGNITUDES and data == 1 and is_complex(nodes[parents(node)[0].name])
-        result += _written(node, nodes, pairs) if joins or size else [node]
+        joins = is_complex(node) and name in (*_JOINS, *_ALONG, *_OF_ONE) and data >= least
+        alone = name in (*_OF_MAGNITUDES, "angle") and data == 1 and is_complex(nodes[parents(node)[0].name])
+        result += _written(node, nodes, pairs) if joins or alone else [node]
     return dataclasses.replace(graph, nodes=tuple(result))
 
 
@@ -153,6 +153,10 @@ def _written(node: Node, nodes: dict[str, Node], pairs: dict[Ref, Ref]) -> list[
             return result
         size = add(aten.linalg_vector_norm.default, kind(z), pair(z), 2, [-1])
         return [*result, dataclasses.replace(node, args=(size, *rest))]
+    if name == "angle":
+        real, imaginary = parts(node.args[0])
+        add(aten.atan2.default, meta, imaginary, real, name=node.name)
+        return result
     if name in _ALONG:
         place = _ALONG[name]
         if node.kwargs or not all(kind(ref).dtype.is_complex for ref in parents(node)):
@@ -160,6 +164,12 @@ def _written(node: Node, nodes: dict[str, Node], pairs: dict[Ref, Ref]) -> list[
         given, dim = replace_refs(node.args[:place], pair), (*node.args[place:], 0)[0]
         assert node.function is not None
         both = add(node.function, _paired(meta), *given, dim - (dim < 0), *node.args[place + 1 :])
+    elif name in _OF_ONE:
+        if name == "pow" and node.args[1] != 2:
+            return [node]
+        turn = _turn(nodes[node.args[0].name]) if name == "exp" else None
+        z = (None, call(aten.mul.Tensor, *turn)) if turn is not None else parts(node.args[0])
+        both = add(aten.stack.default, _paired(meta), list(_OF_ONE[name](call, z)), -1)
     else:
         joined = node.args[1] if name == "einsum" else node.args[:2]
         if node.kwargs or len(joined) != 2 or not _fills(meta, [kind(ref) for ref in refs(joined)]):
@@ -187,6 +197,28 @@ def _of_parts(node: Node, call: Call, a: Parts, b: Parts) -> Parts:
 def _polar(node: Node, call: Call, size: Parts, angle: Parts) -> Parts:
     cos, sin = call(aten.cos.default, angle[0]), call(aten.sin.default, angle[0])
     return call(aten.mul.Tensor, size[0], cos), call(aten.mul.Tensor, size[0], sin)
+
+
+def _exponential(call: Call, z: Parts) -> Parts:
+    """exp(a + ib) = exp(a) (cos b, sin b), a product; of ib alone no factor that is always 1 takes part."""
+    cos, sin = call(aten.cos.default, z[1]), call(aten.sin.default, z[1])
+    if z[0] is None:
+        return cos, sin
+    size = call(aten.exp.default, z[0])
+    return call(aten.mul.Tensor, size, cos), call(aten.mul.Tensor, size, sin)
+
+
+def _turn(node: Node) -> tuple[Ref, float] | None:
+    """b and c of a value i c b, a real one times an imaginary number."""
+    if _short(node) != "mul":
+        return None
+    numbers = [value for value in node.args[:2] if isinstance(value, complex) and value.real == 0]
+    values = [value for value in node.args[:2] if isinstance(value, Ref)]
+    return (values[0], numbers[0].imag) if len(numbers) == len(values) == 1 else None
+
+
+def _square(call: Call, z: Parts) -> Parts:
+    return _joined(call, partial(call, aten.mul.Tensor), z, z)
 
 
 def _sum(node: Node, call: Call, a: Parts, b: Parts) -> Parts:
@@ -240,6 +272,9 @@ _JOINS: dict[str, Callable[[Node, Call, Parts, Parts], Parts]] = {
     "polar": _polar,
 }
 """What two values are joined to a complex one by, written by their parts."""
+
+_OF_ONE: dict[str, Callable[[Call, Parts], Parts]] = {"exp": _exponential, "square": _square, "pow": _square}
+"""Functions of one complex value, written by its parts; of its powers the square."""
 
 
 def _short(node: Node) -> str:
