@@ -410,6 +410,25 @@ PRODUCTS: DICT = {
 
 PAIRS: DICT = {
     **{
+        f"aten.{name}.default": [
+            Sample(lambda x, y, f=f: f(x, y, reduction="none"), **two((4,), (4,))),
+            Sample(lambda x, w, f=f: f(x, w.expand_as(x), reduction="none"), **on(2, 4), weights=((4,),)),
+            Sample(each(lambda x, w, f=f: f(x, w)), **on(4), weights=((4,),), also=EACH),
+            Sample(each(lambda x, w, f=f, extra=extra: f(w, x, reduction="sum", **extra)), **on(4), weights=((4,),), also=EACH),
+        ]
+        for name, f, extra in (
+            ("mse_loss", F.mse_loss, {}),
+            ("smooth_l1_loss", F.smooth_l1_loss, {"beta": 0.5}),
+            ("huber_loss", F.huber_loss, {"delta": 0.5}),
+        )
+    },
+    "aten.binary_cross_entropy.default": [
+        Sample(lambda x, w: F.binary_cross_entropy(x, w.expand_as(x), reduction="none"), **on(4, draw=inside), weights=((4,),), weight=inside)
+    ],
+    "aten.binary_cross_entropy_with_logits.default": [
+        Sample(lambda x, w: F.binary_cross_entropy_with_logits(x, w.expand_as(x), reduction="none"), **on(4), weights=((4,),), weight=inside)
+    ],
+    **{
         f"aten.{name}": [
             Sample(_overload(f"aten.{name}"), **two((2, 4), (1, 4), draw=draw)),
             Sample(_overload(f"aten.{name}"), **on(4), weights=((4,),), weight=draw),

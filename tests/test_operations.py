@@ -612,6 +612,13 @@ def test_cross_product_is_its_components() -> None:
         assert_same_relevance(one, Network(F.linear, [matrix]), x, rule=rule)
 
 
+def test_squared_error_is_a_squared_difference() -> None:
+    """What an autoencoder scores outliers by."""
+    x, w = torch.randn(3, 4, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
+    one = Network(lambda x, w: F.mse_loss(x, w.expand_as(x), reduction="none"), [w])
+    assert_same_relevance(one, Network(lambda x, w: (x - w.expand_as(x)) ** 2, [w]), x)
+
+
 def test_inverse_of_one_number_is_its_reciprocal() -> None:
     x = torch.randn(3, 1, 1, dtype=torch.float64)
     assert_same_relevance(Network(torch.linalg.inv, []), Network(torch.reciprocal, []), x)

@@ -81,6 +81,16 @@ def _random_slopes(node: Node) -> str | None:
     return "rrelu draws random slopes (training=True in its call)" if training else None
 
 
+def _averaged(node: Node) -> str | None:
+    place = 4 if "logits" in node.operation else 3
+    reduction = node.args[place] if len(node.args) > place else node.kwargs.get("reduction", 1)
+    return (
+        None
+        if reduction == 0
+        else "a loss averaged over all; take reduction='none', and its mean for each sample"
+    )
+
+
 activation(
     "relu relu6 sigmoid hardsigmoid softplus exp exp2 abs square sqrt rsqrt erfc acos cosh i0 special_i0e special_erfcx",
     "always",
@@ -103,6 +113,12 @@ activation("pow.Tensor_Scalar", power_known)
 activation("rrelu", first_known(0), _random_slopes)
 activation("dropout feature_dropout alpha_dropout feature_alpha_dropout", first_known(0), _training)
 activation("mul.Scalar div.Scalar multiply.Scalar divide.Scalar true_divide.Scalar", product_known)
+activation(
+    "binary_cross_entropy binary_cross_entropy_with_logits",
+    "never",  # of targets beyond 0 and 1
+    _averaged,
+    dict.fromkeys((1, 2, 3), "what a loss compares with, or its weights, depend on the explained input"),
+)
 rows("heaviside", Operation("activation", stepped, "inputs", Pass(), (Pass,), second_known))
 rows(
     "clamp.Tensor clamp_min.Tensor clamp_max.Tensor",

@@ -79,9 +79,10 @@ def _two_summands(step: Step, first: Any, second: Any, relevance: Tensor) -> Sha
 
 
 def share_sum(
-    step: Step, terms: list[tuple[Any, int]], relevance: Tensor
+    step: Step, terms: list[tuple[Any, int]], relevance: Tensor, total: Tensor | None = None
 ) -> tuple[list[Tensor | None], dict[str, Tensor]]:
-    """The shares of the summands of the step's output, in its shape; and what is absorbed.
+    """The shares of the summands of the step's output (of `total`, where that is something else), in its shape; and what is
+    absorbed.
 
     `terms`: each summand with the position of its argument. A summand that gets nothing has None. A
     constant's share is absorbed as
@@ -102,10 +103,9 @@ def share_sum(
         value if own and not masked else without_mask(value)
         for (value, _), own in zip(terms, data, strict=True)
     ]
-    if all(value is given for value, (given, _) in zip(values, terms, strict=True)):
-        total = step.output
-    else:
-        total = sum(values)
+    if total is None:
+        same = all(value is given for value, (given, _) in zip(values, terms, strict=True))
+        total = step.output if same else sum(values)
     shares, absorbed = _shares_of(values, total, rule, relevance, step)
     result: list[Tensor | None] = []
     for share, own, (_, position) in zip(shares, data, terms, strict=True):
@@ -200,6 +200,26 @@ def multiply_add(step: Step, relevance: Tensor) -> Shares:
     return Shares(result, absorbed)
 
 
+def loss(step: Step, relevance: Tensor) -> Shares:
+    """φ(x − t), as it stands or as a sum or mean of all (of one sample): the terms, which are ≥ 0, in proportion, the identity
+    through φ, and the difference as a sum."""
+    x, t = (value.to(relevance.dtype) for value in step.args[:2])
+    absorbed: dict[str, Tensor] = {}
+    if step.arg(2, "reduction", 1) != 0:
+        rest = (step.arg(3, "beta" if "smooth" in step.node.operation else "delta", 1.0),) * (
+            step.node.operation != "aten.mse_loss.default"
+        )
+        terms = step.function(x, t, 0, *rest)
+        empty = terms.sum() == 0
+        absorbed = {"undistributed": step.account(torch.where(empty, relevance, 0.0))}
+        relevance = torch.where(empty, 0.0, relevance / terms.sum()) * terms
+    shares, more = share_sum(step, [(x, 0), (-t, 1)], relevance, x - t)
+    found: dict[int | str, Any] = {
+        i: sum_to(share, step.args[i]) for i, share in enumerate(shares) if share is not None
+    }
+    return Shares(found, absorbed | more)
+
+
 def is_complement(node: Node) -> bool:
     """Whether the node computes 1 − x."""
     return (
@@ -215,4 +235,8 @@ rows(
 rows("sub.Tensor sub.Scalar subtract.Tensor", Operation("addition", subtraction, "both", Addition(), _SUMS))
 rows("rsub.Scalar rsub.Tensor", Operation("addition", reverse_subtraction, "both", Addition(), _SUMS))
 rows("addcmul addcdiv", Operation("addition", multiply_add, "both", Addition(), _SUMS))
+rows(
+    "mse_loss smooth_l1_loss huber_loss",
+    Operation("addition", loss, "inputs", Addition(), (Addition,), "always"),
+)
 rows("lerp.Scalar lerp.Tensor", Operation("addition", interpolation, "both", Addition(), _SUMS))
