@@ -191,6 +191,7 @@ ACTIVATIONS: DICT = {
     ],
     "aten.clamp_max.Tensor": [
         Sample(aten.clamp_max.Tensor, **on(4), weights=((4,),)),
+        Sample(aten.clamp_max.Tensor, **on(4), weights=((2, 1, 4),)),
         Sample(aten.clamp_max.Tensor, **two((2, 4), (1, 4))),
     ],
     "aten.hardtanh.default": [
@@ -462,11 +463,11 @@ CHOICES: DICT = {
             Sample(_overload(name), **on(4), weights=((4,),)),
             Sample(lambda x, w, f=_overload(name): f(w, x), **on(4), weights=((2, 1, 4),)),
         ]
-        for name in (
-            "aten.maximum.default", "aten.max.other", "aten.fmax.default", "aten.minimum.default",
-            "aten.min.other",
-            "aten.fmin.default", "aten.logaddexp.default", "aten.logaddexp2.default",
-        )
+        for name in ("aten.fmax.default", "aten.fmin.default", "aten.logaddexp.default", "aten.logaddexp2.default")
+    },
+    **{  # with a constant these are clamps
+        name: [Sample(_overload(name), **two((2, 4), (1, 4)))]
+        for name in ("aten.maximum.default", "aten.max.other", "aten.minimum.default", "aten.min.other")
     },
 }  # fmt: skip
 

@@ -73,6 +73,19 @@ def _by_formula(m: Spelled, x: Tensor) -> Tensor:
     return maps((y - mean) / spread * weight + bias, m)
 
 
+def _resized(y: Tensor, shift: Tensor) -> Tensor:
+    """The number of samples is read off what the bias is added to."""
+    return (y + shift).view(y.shape[0], 5, 8) + torch.zeros(y.shape[0], 1, 1, dtype=y.dtype)
+
+
+def _shifted(scores: Tensor) -> Tensor:
+    return scores - scores.amax(-1, keepdim=True)
+
+
+def _attended(m: Spelled, x: Tensor, softmax: Callable[[Tensor], Tensor]) -> Tensor:
+    return rows(softmax(m.plain(x) @ m.linear(x).mT) @ m.linear(x), m)
+
+
 def _heads(h: Tensor, m: Spelled) -> Tensor:
     return m.head(torch.relu(h).mean(2).flatten(1))
 
@@ -90,6 +103,7 @@ SPELLINGS: dict[str, tuple[tuple[int, ...], list[Form]]] = {
             lambda m, x: rows(torch.einsum("bti,oi->bto", x, m.matrix) + m.shift, m),
             lambda m, x: rows(torch.einsum("...i,oi->...o", x, m.matrix) + m.shift, m),
             lambda m, x: rows((m.matrix @ x.mT + m.shift[:, None]).mT, m),
+            lambda m, x: rows(_resized(F.linear(x, m.matrix), m.shift), m),
             lambda m, x: rows(F.linear(x, m.matrix, m.shift / 2) + m.shift / 2, m),
         ],
     ),
@@ -112,6 +126,64 @@ SPELLINGS: dict[str, tuple[tuple[int, ...], list[Form]]] = {
             lambda m, x: maps(F.conv2d(x, m.conv.weight, m.shift), m),
             lambda m, x: maps(F.conv2d(x, m.conv.weight) + m.shift[:, None, None], m),
             lambda m, x: maps(m.shift.view(1, 8, 1, 1) + m.conv(x), m),
+        ],
+    ),
+    "padding": (
+        IMAGE,
+        [
+            lambda m, x: maps(F.conv2d(x, m.conv.weight, padding=1), m),
+            lambda m, x: maps(m.conv(F.pad(x, (1, 1, 1, 1))), m),
+            lambda m, x: maps(m.conv(F.pad(F.pad(x, (1, 1)), (0, 0, 1, 1))), m),
+            lambda m, x: maps(m.conv(F.pad(F.pad(F.pad(x, (1, 0)), (0, 1)), (0, 0, 1, 1))), m),
+        ],
+    ),
+    "softmax": (
+        SEQUENCE,
+        [
+            lambda m, x: _attended(m, x, lambda s: s.softmax(-1)),
+            lambda m, x: _attended(m, x, lambda s: s.exp() / s.exp().sum(-1, keepdim=True)),
+            lambda m, x: _attended(
+                m, x, lambda s: _shifted(s).exp() / _shifted(s).exp().sum(-1, keepdim=True)
+            ),
+        ],
+    ),
+    "bound": (
+        SEQUENCE,
+        [
+            lambda m, x: rows(m.linear(x).clamp(max=0.3), m),
+            lambda m, x: rows(torch.minimum(m.linear(x), torch.tensor(0.3, dtype=x.dtype)), m),
+            lambda m, x: rows(torch.min(torch.tensor(0.3, dtype=x.dtype), m.linear(x)), m),
+            lambda m, x: rows(m.linear(x).clamp_max(torch.full((8,), 0.3, dtype=x.dtype)), m),
+        ],
+    ),
+    "gate": (
+        SEQUENCE,
+        [
+            lambda m, x: rows(m.linear(x) * torch.sigmoid(m.plain(x)), m),
+            lambda m, x: rows(torch.einsum("bto,bto->bto", m.linear(x), torch.sigmoid(m.plain(x))), m),
+            lambda m, x: rows(torch.einsum("bot,bto->bto", m.linear(x).mT, torch.sigmoid(m.plain(x))), m),
+        ],
+    ),
+    "gate of channels": (
+        IMAGE,
+        [
+            lambda m, x: maps(
+                m.conv(x) * torch.sigmoid(m.head.weight[0] * m.conv(x).mean((2, 3)))[:, :, None, None], m
+            ),
+            lambda m, x: maps(
+                torch.einsum(
+                    "bchw,bc->bchw", m.conv(x), torch.sigmoid(m.head.weight[0] * m.conv(x).mean((2, 3)))
+                ),
+                m,
+            ),
+        ],
+    ),
+    "sum": (
+        IMAGE,
+        [
+            lambda m, x: m.head(torch.relu(m.conv(x)).sum((2, 3))),
+            lambda m, x: m.head(torch.einsum("bchw->bc", torch.relu(m.conv(x)))),
+            lambda m, x: m.head(torch.einsum("bcwh->chb", torch.relu(m.conv(x))).sum(1).T),
         ],
     ),
     "batch normalisation": (IMAGE, [lambda m, x: maps(m.norm(m.conv(x)), m), _frozen, _by_formula]),

@@ -27,6 +27,7 @@ ORDER = [
     "engine.experts",
     "engine.ids",
     "engine.spectra",
+    "engine.synonyms",
     "engine.canonise",
     "engine.ops.table",
     "engine.ops",

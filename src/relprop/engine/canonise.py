@@ -31,6 +31,7 @@ from relprop.engine.joint import join_linears
 from relprop.engine.norms import unify_group_norms, unify_norms
 from relprop.engine.parts import join_picks
 from relprop.engine.spectra import fuse_complex
+from relprop.engine.synonyms import bounds_as_clamps, merge_twins, plain_einsums
 
 aten = torch.ops.aten
 
@@ -44,6 +45,36 @@ def drop_dead(graph: Graph) -> Graph:
             kept.append(node)
             needed.update(ref.name for ref in parents(node))
     return dataclasses.replace(graph, nodes=tuple(reversed(kept)))
+
+
+def sizes_before_products(graph: Graph) -> Graph:
+    """A size that a linear operation has from its input is read there, so that what follows it stays its only reader."""
+    nodes = {node.name: node for node in graph.nodes}
+
+    def source(ref: Ref, dimension: int) -> Ref:
+        node = nodes[ref.name]
+        before = node.args[0] if node.args else None
+        if not isinstance(before, Ref) or not node.operation.startswith(_FROM_INPUT):
+            return ref
+        own, given = meta_of(nodes, ref), meta_of(nodes, before)
+        if own is None or given is None or len(own.shape) != len(given.shape):
+            return ref
+        kept = dimension == 0 if "conv" in node.operation else dimension < len(own.shape) - 1
+        weight = meta_of(nodes, node.args[1])
+        if "matmul" in node.operation and (weight is None or len(weight.shape) != 2):
+            return ref
+        return source(before, dimension) if kept else ref
+
+    read = (
+        dataclasses.replace(node, args=(source(*node.args), node.args[1]))
+        if node.operation == "aten.sym_size.int"
+        else node
+        for node in graph.nodes
+    )
+    return dataclasses.replace(graph, nodes=tuple(read))
+
+
+_FROM_INPUT = ("aten.linear.", "aten.matmul.", "aten.mm.", "aten.conv1d.", "aten.conv2d.", "aten.conv3d.")
 
 
 def padded_convolution(
@@ -67,6 +98,26 @@ def padded_convolution(
         [0] * len(stride),
         groups,
     )
+
+
+def merge_paddings(graph: Graph) -> Graph:
+    """A zero padding of a zero padding is one."""
+    nodes = {node.name: node for node in graph.nodes}
+
+    def merged(node: Node) -> Node:
+        source = nodes[node.args[0].name] if zero_padding(node) else node
+        inner, outer = zero_padding(source), zero_padding(node)
+        if source is node or inner is None or outer is None:
+            return node
+        length = max(len(inner), len(outer))
+        widths = [a + b for a, b in zip(*(w + [0] * (length - len(w)) for w in (inner, outer)), strict=True)]
+        return dataclasses.replace(node, args=(source.args[0], widths, *node.args[2:]))
+
+    result = []
+    for node in graph.nodes:
+        nodes[node.name] = merged(node)
+        result.append(nodes[node.name])
+    return drop_dead(dataclasses.replace(graph, nodes=tuple(result)))
 
 
 def fuse_padding(graph: Graph) -> Graph:
@@ -317,6 +368,10 @@ def reshape_views(graph: Graph) -> Graph:
 
 REWRITES: list[Callable[[Graph], Graph]] = [
     drop_dead,
+    sizes_before_products,
+    merge_twins,
+    bounds_as_clamps,
+    plain_einsums,
     unify_activations,
     unify_softmax,
     unify_norms,
@@ -327,6 +382,7 @@ REWRITES: list[Callable[[Graph], Graph]] = [
     unify_normalisations,
     fuse_biases,
     join_linears,
+    merge_paddings,
     fuse_padding,
     unify_batch_norm,
     fold_batch_norm,
