@@ -435,6 +435,27 @@ def test_use_without_a_rule_is_refused_with_a_reason(name: str) -> None:
     assert todo.strip().startswith("do: ")
 
 
+class Quantised(nn.Module):
+    """A part of its output goes through numbers of eight bits."""
+
+    def __init__(self, exported: bool) -> None:
+        super().__init__()
+        self.exported = exported
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x + torch.quantize_per_tensor(2 * x, 0.1, 0, torch.qint8).dequantize()
+        return y if self.exported or float(x.sum()) > 0 else 2 * y
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("exported", [True, False])
+def test_quantised_numbers_are_refused_by_name(exported: bool) -> None:
+    """Also in a model that is recorded, where their part was a constant."""
+    with pytest.raises(relprop.UnsupportedOperation, match="quantised") as error:
+        relprop.explain(Quantised(exported).eval(), torch.randn(2, 3), 0)
+    assert "before it was quantised" in str(error.value)
+
+
 # ---------------------------------------------------------------- spellings that are broken down
 
 

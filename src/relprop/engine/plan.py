@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeGuard
 
+import torch
+
 from relprop.engine.analyse import Facts, first_and_last
 from relprop.engine.canonise import convolution_arguments
 from relprop.engine.graph import Graph, Node, Ref, meta_of, parents, refs
@@ -255,10 +257,30 @@ def _refused(node: Node, operation: Operation, facts: Facts) -> str | None:
 
 
 _OF_COMPLEX = "no relevance function for complex numbers"
+_QUANTISED = (torch.qint8, torch.quint8, torch.qint32, torch.quint4x2, torch.quint2x4)
+
+
+def _quantised(graph: Graph, facts: Facts) -> list[Node]:
+    """Where real numbers that carry relevance become numbers of few bits, or are computed with as such."""
+    return [
+        node
+        for node in graph.nodes
+        if any(ref in facts.data for ref in parents(node))
+        and (
+            node.operation.startswith(("quantized.", "aten.quantize_per_"))
+            or any(meta.dtype in _QUANTISED for meta in node.metas)
+        )
+    ]
 
 
 def refuse(graph: Graph, facts: Facts) -> None:
     """Raise `UnsupportedOperation` that names every operation without a relevance function."""
+    quantised = _quantised(graph, facts)
+    if quantised:
+        raise UnsupportedOperation(
+            f"{quantised[0].operation}: no relevance function for quantised numbers\n  at {quantised[0].where()}\n"
+            "  do: explain the model as it was before it was quantised"
+        )
     problems: list[str] = []
     before: list[str] = []
     of_complex = {node.name for node in graph.nodes if is_complex(node)}
