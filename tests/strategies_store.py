@@ -36,6 +36,7 @@ def made_store(
     kind: str = "image",
     seed: int = 0,
     fingerprint: str = "3f9a0c",
+    method: str | None = "lrp",
 ) -> Store:
     """A store of `count` samples of three classes; a third of the horses have relevance in the lower left corner."""
     draw = np.random.default_rng(seed)
@@ -78,6 +79,7 @@ def made_store(
             "model": {"name": "tiny network", "weights": "trained by the test", "fingerprint": fingerprint},
             "versions": {"relprop": "0.1.0", "torch": "2.14.1"},
             "command": "relprop run --model tiny --data photos --store horses",
+            **({} if method is None else {"method": method}),
         },
         **whole,
     )

@@ -542,6 +542,11 @@ def test_a_module_that_does_not_exist(net: nn.Module, x: Tensor) -> None:
     refused(lambda: found.at("features.1@3"), "at", "'features.1@3'")
 
 
+def test_the_plan_of_a_method_without_rules(net: nn.Module, x: Tensor) -> None:
+    explainer = relprop.Explainer(net, method="gradient", example=x)
+    refused(lambda: explainer.plan, "plan", "'gradient'", "no rules")
+
+
 def test_the_plan_of_an_explainer_that_has_seen_nothing(net: nn.Module) -> None:
     refused(lambda: relprop.Explainer(net).plan, "plan", "example=")
 

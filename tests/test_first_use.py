@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import relprop
-from relprop import evaluate
+from relprop import evaluate, show
 from relprop.rules import AlphaBeta, Epsilon, Flat, Gamma
 
 
@@ -159,3 +159,20 @@ class Numpy(nn.Module):
 def test_a_model_that_cannot_be_captured_says_what_to_do() -> None:
     with pytest.raises(relprop.CaptureError, match=r"Numpy cannot be captured(.|\n)*\n  do: "):
         relprop.explain(Numpy().eval(), torch.ones(1, 4))
+
+
+def test_a_notebook_shows_the_first_of_many_samples_and_says_so() -> None:
+    many = relprop.explain(nn.Sequential(nn.Linear(4, 2)).eval(), torch.rand(40, 4))
+    few = relprop.explain(nn.Sequential(nn.Linear(4, 2)).eval(), torch.rand(12, 4))
+    assert (
+        "the first 12 of 40" in many._repr_html_()
+        and "the first" not in few._repr_html_().split("account")[0]
+    )
+    assert many.heatmap().height > 3 * few._first(12).heatmap().height
+
+
+def test_a_recording_with_its_channel_is_drawn_as_one() -> None:
+    model = nn.Sequential(nn.Conv1d(1, 2, 8, 4), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten()).eval()
+    explanation = relprop.explain(model, torch.rand(2, 1, 400))
+    drawn = explanation.heatmap(kind="audio", rate=8000)
+    assert drawn.size == show.audio(explanation.relevance, rate=8000).size

@@ -236,3 +236,19 @@ def test_a_browser_shows_it_without_a_request_in_both_schemes_and_prints_it(
         narrow.goto(made.as_uri())
         assert narrow.evaluate("document.documentElement.scrollWidth") <= 400
     assert grounds[0] == "rgb(255, 255, 255)" and grounds[1] != grounds[0]
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("lrp", "by layer-wise relevance propagation"),
+        ("gradient", "by the method gradient: the gradient of the score"),
+        (None, "the store does not say"),
+    ],
+)
+def test_the_method_is_the_one_that_the_store_was_explained_by(
+    tmp_path: Path, method: str | None, words: str
+) -> None:
+    store = made_store(tmp_path / "store", method=method)
+    place = report(store, made_analysis(store), tmp_path / "report.html")
+    assert words in place.read_text(encoding="utf-8")

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from relprop.inside.ranking import Ranking, Unit
     from relprop.inside.weights import Parameters
 
+SHOWN = 12
+"""The most samples that a notebook shows of an explanation: pictures of thousands take minutes and megabytes."""
+
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Explanation:
@@ -175,20 +178,33 @@ class Explanation:
         return show.save(self.heatmap(**options), file)
 
     def _repr_html_(self) -> str:
-        return self._html()
+        return self._html(SHOWN)
 
-    def _html(self, **options: Any) -> str:
+    def _html(self, most: int | None = None, **options: Any) -> str:
+        """A figure of the first `most` samples, by default of all."""
         from relprop import show
 
         lines = [f"target {_short(self.target)}, score {_short(self.score)}"]
+        if most is not None and self.score.numel() > most:
+            lines.append(
+                f"shown: the first {most} of {self.score.numel():,}; explanation.save(file) draws all"
+            )
         if self.audit is not None:
             lines += ["the account of the first one:"] if self.score.numel() > 1 else []
             lines.append(self.audit.summary())
         if (text := self._text()) is not None:
             colours = {"colours": options.pop("colours")} if "colours" in options else {}
-            texts = show.coloured(text.tokens(self.relevance), text.texts, **options)
+            texts = show.coloured(text.tokens(self.relevance)[:most], text.texts[:most], **options)
             return show.text_html(texts, "\n".join(lines), **colours)
-        return show.html(self.heatmap(**options), "\n".join(lines))
+        return show.html(self._first(most).heatmap(**options), "\n".join(lines))
+
+    def _first(self, most: int | None) -> Explanation:
+        """What is drawn of the first samples; sparse relevance is left whole."""
+        relevance = self._single()
+        if most is None or len(relevance) <= most or relevance.layout is not torch.strided:
+            return self
+        inputs = self.inputs if isinstance(self.inputs, (tuple, dict)) else self.inputs[:most]
+        return replace(self, relevance=relevance[:most], inputs=inputs)
 
     def _single(self) -> Tensor:
         if isinstance(self.relevance, Tensor):

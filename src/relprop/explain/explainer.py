@@ -170,7 +170,12 @@ class Explainer:
 
     @property
     def plan(self) -> Plan:
-        """Every operation that relevance passes, its rule and why. Raises `InvalidInput` before any input is known."""
+        """Every operation that relevance passes, its rule and why. Raises `InvalidInput` before any input is known, and for a
+        method without rules."""
+        from relprop.methods import METHODS
+
+        if not METHODS[self.method].ruled:
+            raise InvalidInput(f"plan: the method {self.method!r} has no rules\n  do: use method='lrp'")
         if self._unchecked is not None:
             self.program(*self._unchecked)
         if self._plan is None:

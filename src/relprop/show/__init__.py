@@ -117,7 +117,8 @@ def draw(
     bare = (
         kind not in ("table", "text", "audio") and len(sample) == WHOLE[kind] - 1
     )  # channels left out: (H, W), (T,)
-    if not bare and len(sample) != WHOLE[kind]:
+    one_channel = kind == "audio" and len(sample) == 2 and sample[0] == 1
+    if not bare and not one_channel and len(sample) != WHOLE[kind]:
         raise InvalidInput(
             f"relevance of shape {tuple(sample)} a sample is no {kind}, which has {WHOLE[kind]} dimensions\n"
             "  do: pass another kind, or batched=False for a single sample"

@@ -66,4 +66,4 @@ def _labels(labels: Sequence[str], inputs: Any, row: int, places: Any) -> list[s
 
 def _plain(value: Any) -> str:
     value = value.item() if hasattr(value, "item") else value
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}".replace("-", "−") if isinstance(value, float) else str(value)

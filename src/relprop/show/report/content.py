@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from relprop.analyse import FLAGGED, Analysis, ClassAnalysis, Cluster, Confirmation
 from relprop.errors import InvalidInput
+from relprop.methods import METHODS
 from relprop.show.report import figures
 from relprop.show.report.gallery import SHOWN, Exemplar, Gallery, exemplars, galleries, outcomes
 from relprop.show.samples import data_uri, map_of, picture_of
@@ -98,6 +99,7 @@ class Content:
     title: str
     made: str
     model: str
+    method: str
     kind: str
     store: str
     samples: int
@@ -157,6 +159,7 @@ def content(store: Store, analysis: Analysis) -> Content:
         title=name,
         made=f"{datetime.datetime.now(datetime.UTC):%-d %B %Y, %H:%M} UTC",
         model=name,
+        method=_method(str(store.attributes.get("method") or "")),
         kind=store.kind,
         store=Path(store.path).name,
         samples=len(store),
@@ -275,6 +278,21 @@ def _facts(store: Store) -> tuple[tuple[str, str], ...]:
         ("relevance", f"{store.relevance.shape}, {store.relevance.dtype}"),
     ]
     return tuple((name, value) for name, value in facts if value)
+
+
+def _method(name: str) -> str:
+    """How the samples were explained, as a sentence."""
+    if name == "lrp":
+        return (
+            "Each sample was explained by layer-wise relevance propagation (Bach et al. 2015): the score of the explained class is"
+            " handed back through the network, operation by operation, to the input."
+        )
+    if name in METHODS:
+        return (
+            f"Each sample was explained by the method {name}: {METHODS[name].about}. It keeps no account of the score, which its"
+            " relevance need not add up to."
+        )
+    return "How each sample was explained the store does not say."
 
 
 def _plain(value: Any) -> str:
