@@ -224,8 +224,8 @@ def identity(task: Task, trial: Trial) -> dict[str, Any]:
     return {
         "model": model_fingerprint(task.explainer),
         "data": f"{task.samples.fingerprint}, {len(task)} samples",
-        "plan": plan if trial.plan else "",
         "method": {"method": recipe.method, **{k: str(v) for k, v in recipe.options.items()}},
+        "plan": plan if trial.plan else "",
         "target": str(recipe.target),
         "labels": fingerprint(map(str, task.labels)),
         "preprocessing": str(task.intake.preprocessing) if task.samples.kind == "image" else "",
