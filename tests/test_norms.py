@@ -1,4 +1,4 @@
-"""Norms that are written out are explained as the norms that they are."""
+"""Norms, and scales and shifts of channels, that are written out are explained as the operations that they are."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def half_centred(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
 
 def weighted(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     m = (x * w).mean(-1, keepdim=True)
-    return (x - m) / ((x - m).square().mean(-1, keepdim=True) + EPS).sqrt() * w + b
+    return (x - m) / (x.var(-1, keepdim=True) + EPS).sqrt() * w + b
 
 
 def along_another_dimension(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
@@ -253,3 +253,116 @@ def test_a_changed_weight_is_seen() -> None:
     named = Pictures(group)
     named.load_state_dict(model.state_dict())
     assert torch.allclose(explainer(x, 1).relevance, relprop.explain(named, x, 1, "epsilon").relevance)
+
+
+Running = Callable[[nn.BatchNorm2d, Tensor], Tensor]
+
+
+def _row(values: Tensor) -> Tensor:
+    return values.view(1, -1, 1, 1)
+
+
+def frozen(bn: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    scale = _row(bn.weight) * (_row(bn.running_var) + EPS).rsqrt()
+    return x * scale + (_row(bn.bias) - _row(bn.running_mean) * scale)
+
+
+def by_formula(bn: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    y = (x - bn.running_mean[:, None, None]) / torch.sqrt(bn.running_var + EPS)[:, None, None]
+    return y * bn.weight[:, None, None] + bn.bias[:, None, None]
+
+
+def by_numbers(bn: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    scale = bn.weight / torch.sqrt(bn.running_var + EPS)
+    shift = bn.bias - bn.running_mean * scale
+    return (x * (scale[:, None, None] / 2) - 1.0) * 2 + (shift + 2)[:, None, None]
+
+
+class Running2d(nn.Module):
+    """A normalisation by running statistics between a convolution and the rest."""
+
+    def __init__(self, norm: Running | None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm, self.bn = norm, nn.BatchNorm2d(6, eps=EPS)
+        self.a, self.b, self.c = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 4, 2), nn.Linear(4, 3)
+        for values in (*self.bn.parameters(), self.bn.running_mean):
+            nn.init.normal_(values)
+        nn.init.uniform_(self.bn.running_var, 0.5, 2)
+        self.double().eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) to (B, 3)."""
+        h = self.a(x)
+        h = torch.relu(self.bn(h) if self.norm is None else self.norm(self.bn, h))
+        result: Tensor = self.c(torch.relu(self.b(h)).mean((2, 3)))
+        return result
+
+
+@pytest.mark.parametrize("norm", [frozen, by_formula, by_numbers], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "rules", ["auto", "epsilon", "epsilon_plus_flat", "epsilon_alpha2_beta1", "unfolded"]
+)
+def test_a_frozen_batch_norm_is_explained_as_one(norm: Running, rules: str) -> None:
+    x = torch.randn(3, 3, 6, 5, dtype=torch.float64)
+    way = (
+        rules
+        if rules != "unfolded"
+        else relprop.Composite([("convolution", relprop.rules.ZPlus())], fold=False)
+    )
+    found, expected = (relprop.explain(Running2d(f), x, 1, way) for f in (norm, None))
+    assert torch.allclose(found.output, expected.output)
+    assert torch.allclose(found.relevance, expected.relevance, rtol=1e-7, atol=1e-10)
+
+
+class Shifted(nn.Module):
+    """A convolution, with what is done to its values behind it."""
+
+    def __init__(self, convolve: Callable[[nn.Conv2d, Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolve, self.a, self.b = convolve, nn.Conv2d(3, 6, 3, padding=1), nn.Linear(6, 3)
+        self.double().eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) to (B, 3)."""
+        result: Tensor = self.b(torch.relu(self.convolve(self.a, x)).mean((2, 3)))
+        return result
+
+
+def _alone(a: nn.Conv2d, x: Tensor) -> Tensor:
+    return nn.functional.conv2d(x, a.weight, padding=1)
+
+
+def test_a_shift_of_each_channel_is_the_bias_of_its_convolution() -> None:
+    def spelled(a: nn.Conv2d, x: Tensor) -> Tensor:
+        assert a.bias is not None
+        return a.bias.view(1, -1, 1, 1) + _alone(a, x)
+
+    x = torch.randn(3, 3, 6, 6, dtype=torch.float64)
+    for rules in ("auto", "epsilon_plus", "epsilon_alpha2_beta1"):
+        found, expected = (relprop.explain(Shifted(f), x, 1, rules) for f in (spelled, lambda a, x: a(x)))
+        assert torch.allclose(found.relevance, expected.relevance, rtol=1e-9, atol=1e-12)
+
+
+def _at_each_place(a: nn.Conv2d, x: Tensor) -> Tensor:
+    return a(x) * 2 + torch.linspace(-1, 1, 6, dtype=torch.float64)  # along the width
+
+
+def _scaled(a: nn.Conv2d, x: Tensor) -> Tensor:
+    return _alone(a, x) * _row(a.weight.sum((1, 2, 3)))
+
+
+def _read_twice(a: nn.Conv2d, x: Tensor) -> Tensor:
+    h = _alone(a, x)
+    return h * _row(a.weight.sum((1, 2, 3))) + _row(a.weight.mean((1, 2, 3))) + torch.relu(h)
+
+
+@pytest.mark.parametrize("convolve", [_at_each_place, _scaled, _read_twice], ids=lambda f: f.__name__)
+def test_what_is_done_otherwise_stays_an_operation_of_its_own(convolve: Callable[..., Tensor]) -> None:
+    x, model = torch.randn(3, 3, 6, 6, dtype=torch.float64), Shifted(convolve)
+    explainer = relprop.Explainer(model, "epsilon_plus")
+    found = explainer(x, 1)
+    assert torch.allclose(found.output, model(x))
+    assert found.audit is not None and found.audit.closes
+    assert "aten.mul.Tensor" in [row.operation for row in explainer.plan]

@@ -87,7 +87,10 @@ class _Fusing:
         shifts = [step for step in steps if step.operation in _ADDS]
         if not 0 < len(shifts) < len(steps) or not isinstance(node.meta, Meta) or self.units(at) != {1}:
             return None
-        row = next(self.flat(node, ref) for step in shifts for ref in parents(step) if self.is_fixed(ref))
+        rows = [ref for step in steps for ref in parents(step) if self.is_fixed(ref)]
+        if not rows:
+            return None
+        row = self.flat(node, rows[0])
         zeros, ones = (
             self.make(node, word, function, (row,))
             for word, function in (("zeros", aten.zeros_like.default), ("ones", aten.ones_like.default))
@@ -105,7 +108,7 @@ class _Fusing:
         return steps[:-1], norm
 
     def step(self, node: Node) -> Node | None:
-        """The node of the value that a node scales or shifts by a constant for each channel, or scales by a number."""
+        """The node of the value that a node scales or shifts by a constant, a number or one for each channel."""
         if node.operation not in (*_ADDS, *_SCALES) or node.kwargs or len(node.args) != 2:
             return None
         constant = self.constant(node)
@@ -114,7 +117,7 @@ class _Fusing:
             return None
         before = self.only_for(value, node)
         if not isinstance(constant, Ref):
-            return before if node.operation in _SCALES else None
+            return before
         meta, whole = meta_of(self.nodes, constant), node.meta
         if before is None or not self.is_fixed(constant) or meta is None or not isinstance(whole, Meta):
             return None

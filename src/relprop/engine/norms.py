@@ -380,13 +380,7 @@ def _group_norm(node: Node, nodes: dict[str, Node], fixed: set[str]) -> list[Nod
             return None
     if whole.batch != (0,) or seen.batch != (0,) or channels % groups:
         return None
-    new: list[Node] = []
-
-    def made(function: Callable[..., Any], *args: Any) -> Ref:
-        name, meta = f"{node.name}_by_channel_{len(new)}", Meta((channels,), whole.dtype)
-        new.append(dataclasses.replace(node, name=name, function=function, args=args, kwargs={}, meta=meta))
-        return Ref(name)
-
+    made = ByChannel(node, Meta((channels,), whole.dtype))
     weight, bias, eps = plain
     channel_scale, channel_shift = (made(aten.reshape.default, ref, [channels]) for ref in (scale, shift))
     if bias is not None:
@@ -397,7 +391,23 @@ def _group_norm(node: Node, nodes: dict[str, Node], fixed: set[str]) -> list[Nod
         inner = made(aten.repeat_interleave.self_int, weight, channels // groups)
         channel_scale = made(aten.mul.Tensor, inner, channel_scale)
     args = (x, groups, channel_scale, channel_shift, eps)
-    return [*new, dataclasses.replace(node, function=aten.group_norm.default, args=args, kwargs={})]
+    return [*made.nodes, dataclasses.replace(node, function=aten.group_norm.default, args=args, kwargs={})]
+
+
+class ByChannel:
+    """New nodes, in front of one, that compute rows of one number for each channel; a call adds one."""
+
+    def __init__(self, node: Node, row: Meta) -> None:
+        self.node, self.row = node, row
+        self.nodes: list[Node] = []
+
+    def __call__(self, function: Callable[..., Any], *args: Any) -> Ref:
+        """The value of the function, of constants or of other such nodes."""
+        name = f"{self.node.name}_by_channel_{len(self.nodes)}"
+        self.nodes.append(
+            dataclasses.replace(self.node, name=name, function=function, args=args, kwargs={}, meta=self.row)
+        )
+        return Ref(name)
 
 
 _VIEWS = ("aten.view.", "aten.view_as.", "aten.reshape.", "aten.reshape_as.", "aten._unsafe_view.")
