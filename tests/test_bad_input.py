@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -592,3 +594,16 @@ def test_a_derivative_that_does_not_exist_is_no_relevance(method: str) -> None:
     module, x = Root().double().eval(), torch.ones(2, 6, dtype=torch.float64)
     refused(lambda: relprop.explain(module, x, 1, method=method), "method", repr(method), "no derivative")
     assert torch.isfinite(relprop.explain(module, x, 1).relevance).all()
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        (Image.new("RGB", (2, 2)), "to_tensor"),
+        (pandas.DataFrame([[0.0, 1.0]]), "to_numpy"),
+        ([0.0, 1.0], "torch.tensor(inputs)"),
+    ],
+    ids=["image", "table", "numbers"],
+)
+def test_what_is_no_tensor_is_told_how_to_become_one(given: Any, said: str) -> None:
+    refused(lambda: relprop.explain(nn.Linear(2, 2).eval(), given, 0), "holds no tensor", said)

@@ -94,6 +94,18 @@ def selu(x: Tensor) -> Tensor:
     return 1.0507009873554805 * torch.where(x > 0, x, 1.6732632423543772 * (torch.exp(x) - 1))
 
 
+def log_sigmoid(x: Tensor) -> Tensor:
+    return torch.log(torch.sigmoid(x))
+
+
+def log_sigmoid_by_softplus(x: Tensor) -> Tensor:
+    return -nn.functional.softplus(-x)
+
+
+def soft_shrink(x: Tensor) -> Tensor:
+    return torch.where(x > 0.5, x - 0.5, torch.where(x < -0.5, x + 0.5, 0.0))
+
+
 SPELLED: list[tuple[Curve, nn.Module]] = [
     (gelu_new, nn.GELU("tanh")),
     (gelu_fast, nn.GELU("tanh")),
@@ -112,6 +124,9 @@ SPELLED: list[tuple[Curve, nn.Module]] = [
     (elu, nn.ELU()),
     (elu_by_parts, nn.ELU()),
     (selu, nn.SELU()),
+    (log_sigmoid, nn.LogSigmoid()),
+    (log_sigmoid_by_softplus, nn.LogSigmoid()),
+    (soft_shrink, nn.Softshrink()),
 ]
 
 
@@ -202,6 +217,26 @@ def test_glu_is_the_product_that_it_is(rules: str) -> None:
     assert torch.allclose(found.relevance, expected.relevance, rtol=1e-9, atol=1e-12)
 
 
+def gated_by_exp(h: Tensor) -> Tensor:
+    signal, gate = h.chunk(2, -1)
+    return signal / (1 + torch.exp(-gate))
+
+
+def gated_by_tanh(h: Tensor) -> Tensor:
+    signal, gate = h.chunk(2, -1)
+    return signal * (0.5 + 0.5 * torch.tanh(gate / 2))
+
+
+@pytest.mark.parametrize("written", [gated_by_exp, gated_by_tanh], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("rules", ["epsilon", "attn_lrp", "cp_lrp", "lrp_all"])
+def test_a_written_gate_is_one(written: Curve, rules: str) -> None:
+    x, model = torch.randn(4, 6, dtype=torch.float64), Spelled(written, 4)
+    found = relprop.explain(model, x, 1, rules)
+    expected = relprop.explain(Spelled(nn.functional.glu, 4), x, 1, rules)
+    assert torch.allclose(found.output, model(x))
+    assert torch.allclose(found.relevance, expected.relevance, rtol=1e-6, atol=1e-9)
+
+
 @pytest.mark.parametrize("rules", ["epsilon", "auto", "attn_lrp"])
 def test_a_normalised_vector_hands_on_what_it_gets(rules: str) -> None:
     def written(h: Tensor) -> Tensor:
@@ -230,7 +265,31 @@ def softmax_less_a_constant(x: Tensor) -> Tensor:
     return e / e.sum(1, keepdim=True)
 
 
-@pytest.mark.parametrize("written", [softmax_by_exp, softmax_less_the_largest, softmax_less_a_constant])
+def softmax_by_log_softmax(x: Tensor) -> Tensor:
+    return torch.log_softmax(x, 1).exp()
+
+
+def softmax_by_log_sum_exp(x: Tensor) -> Tensor:
+    return torch.exp(x - torch.logsumexp(x, -1, keepdim=True))
+
+
+def softmax_by_its_logarithm(x: Tensor) -> Tensor:
+    m = x.amax(-1, keepdim=True)
+    return torch.exp(x - (m + (x - m).exp().sum(-1, keepdim=True).log()))
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        softmax_by_exp,
+        softmax_less_the_largest,
+        softmax_less_a_constant,
+        softmax_by_log_softmax,
+        softmax_by_log_sum_exp,
+        softmax_by_its_logarithm,
+    ],
+    ids=lambda f: f.__name__,
+)
 @pytest.mark.parametrize("rules", ["epsilon", "auto", "attn_lrp", "cp_lrp"])
 def test_a_written_softmax_is_one(written: Curve, rules: str) -> None:
     x, model = torch.randn(4, 6, dtype=torch.float64), Spelled(written, 8)
@@ -238,6 +297,37 @@ def test_a_written_softmax_is_one(written: Curve, rules: str) -> None:
     expected = relprop.explain(Spelled(lambda h: torch.softmax(h, -1), 8), x, 1, rules)
     assert torch.allclose(found.output, model(x))
     assert torch.allclose(found.relevance, expected.relevance, rtol=1e-9, atol=1e-12)
+
+
+def log_of_the_sum(x: Tensor) -> Tensor:
+    return torch.log(torch.exp(x).sum(1))
+
+
+def log_of_the_kept_sum(x: Tensor) -> Tensor:
+    return torch.log(torch.exp(x).sum(1, keepdim=True)).squeeze(1)
+
+
+def largest_and_log_of_the_rest(x: Tensor) -> Tensor:
+    m = x.max(-1, keepdim=True).values
+    return (torch.log(torch.sum(torch.exp(x - m), -1, keepdim=True)) + m).squeeze(-1)
+
+
+@pytest.mark.parametrize(
+    "written", [log_of_the_sum, log_of_the_kept_sum, largest_and_log_of_the_rest], ids=lambda f: f.__name__
+)
+@pytest.mark.parametrize("rules", ["epsilon", "auto", "attn_lrp", "cp_lrp"])
+def test_a_written_logsumexp_is_one(written: Curve, rules: str) -> None:
+    def two(log_sum_exp: Curve) -> Curve:
+        return lambda h: torch.stack([log_sum_exp(h[:, :4]), log_sum_exp(h[:, 4:])], 1)
+
+    x, model = torch.randn(4, 6, dtype=torch.float64), Spelled(two(written), 2)
+    found = relprop.explain(model, x, 1, rules)
+    expected = relprop.explain(Spelled(two(lambda h: torch.logsumexp(h, 1)), 2), x, 1, rules)
+    assert torch.allclose(found.output, model(x))
+    assert torch.allclose(found.relevance, expected.relevance, rtol=1e-9, atol=1e-12)
+    assert (
+        found.relevance.abs().max() > 1e-3
+    )  # under cp_lrp, too: its weights are constants, and it hands on by them
 
 
 def test_a_quotient_by_the_sum_of_others_is_no_softmax() -> None:

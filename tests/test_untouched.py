@@ -641,6 +641,12 @@ def test_an_evaluation_leaves_weights_that_a_forward_pass_writes_to(how: str) ->
     assert_same(before, state_of(module))
 
 
+def test_a_compiled_model_that_writes_to_its_weights_is_refused_when_evaluated() -> None:
+    compiled = torch.compile(Writing().eval(), backend="eager")
+    with pytest.raises(relprop.InvalidInput, match="writes to its weights"):
+        relprop.evaluate.perturb(compiled, torch.randn(6, 1, 4, 4), torch.rand(6, 1, 4, 4), steps=2)
+
+
 # --- tensors that a model keeps outside of its modules
 
 

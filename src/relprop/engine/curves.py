@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.engine.graph import Graph, Node, Ref, meta_of, parents, replace_refs
+from relprop.engine.graph import Graph, Meta, Node, Ref, meta_of, parents, replace_refs
+from relprop.engine.parts import unused
 
 aten = torch.ops.aten
 
@@ -30,6 +31,7 @@ _STEPS = tuple(
 
 _LAST = (
     "aten.mul.", "aten.div.", "aten.reciprocal.", "aten.log.", "aten.log1p.", "aten.where.", "aten.add.", "aten.maximum.",
+    "aten.neg.",
 )  # fmt: skip
 
 _KNOWN: tuple[tuple[Any, dict[str, Any]], ...] = (
@@ -43,13 +45,16 @@ _KNOWN: tuple[tuple[Any, dict[str, Any]], ...] = (
     (aten.softplus.default, {}),
     (aten.elu.default, {}),
     (aten.selu.default, {}),
+    (aten.log_sigmoid.default, {}),
+    (aten.softshrink.default, {}),
 )
 _FAR = 12  # how many values back a function may begin
 _CLOSE = 1e-6
 
 
 def unify_activations(graph: Graph) -> Graph:
-    """Every activation of `_KNOWN` that is written out becomes one operation on the value that it is a function of."""
+    """Every activation of `_KNOWN` that is written out becomes one operation on the value that it is a function of; what is divided
+    by its inverse is multiplied by it."""
     nodes = {node.name: node for node in graph.nodes}
     behind: dict[
         Ref, tuple[Ref, ...]
@@ -67,8 +72,25 @@ def unify_activations(graph: Graph) -> Graph:
                 found = next(filter(None, (_known(own, x, graph, nodes) for x in behind[own][1:])), None)
                 if found is not None:
                     node = dataclasses.replace(node, **found)
+        if node.operation == "aten.div.Tensor" and len(read) == 2:
+            gate = _gate(node, behind.get(node.args[1], ()), graph, nodes)
+            if gate is not None:
+                result.append(gate)
+                node = dataclasses.replace(
+                    node, function=aten.mul.Tensor, args=(node.args[0], Ref(gate.name))
+                )
         result.append(node)
     return dataclasses.replace(graph, nodes=tuple(result))
+
+
+def _gate(node: Node, behind: tuple[Ref, ...], graph: Graph, nodes: dict[str, Node]) -> Node | None:
+    """What a quotient is the product with: the sigmoid of x in a / (1 + exp(−x))."""
+    for x in behind[1:]:
+        found = _known(behind[0], x, graph, nodes, inverse=True)
+        if found is not None:
+            name = unused(f"{node.name}_gate", nodes)
+            return dataclasses.replace(nodes[behind[0].name], name=name, **found)
+    return None
 
 
 def numbers_of(node: Node, graph: Graph, nodes: dict[str, Node]) -> dict[Ref, Tensor]:
@@ -101,8 +123,10 @@ def _curves() -> tuple[Tensor, tuple[Tensor, ...]]:
     return grid, tuple(function(grid, **named) for function, named in _KNOWN)
 
 
-def _known(value: Ref, x: Ref, graph: Graph, nodes: dict[str, Node]) -> dict[str, Any] | None:
-    """What the node of a value is instead: the operation on x that gives the same of any x."""
+def _known(
+    value: Ref, x: Ref, graph: Graph, nodes: dict[str, Node], inverse: bool = False
+) -> dict[str, Any] | None:
+    """What the node of a value, or of its inverse, is instead: the operation on x that gives the same of any x."""
     grid, curves = _curves()
     done: dict[Ref, Tensor] = {x: grid}
 
@@ -116,7 +140,7 @@ def _known(value: Ref, x: Ref, graph: Graph, nodes: dict[str, Node]) -> dict[str
             )
         return done[ref]
 
-    found = computed(value)
+    found = computed(value).reciprocal() if inverse else computed(value)
     if found.shape != grid.shape or found.dtype != grid.dtype:
         return None
     for (function, named), curve in zip(_KNOWN, curves, strict=True):
@@ -126,19 +150,21 @@ def _known(value: Ref, x: Ref, graph: Graph, nodes: dict[str, Node]) -> dict[str
 
 
 def unify_softmax(graph: Graph) -> Graph:
-    """exp(x) over its sum along a dimension, with or without the largest x taken off before, becomes a softmax."""
+    """exp(x) over its sum along a dimension becomes a softmax, and the logarithm of that sum a logsumexp, with or without the
+    largest x taken off before; so does the exponential of what is left of x without its logsumexp."""
     nodes = {node.name: node for node in graph.nodes}
-    result = [
-        node
-        if (found := _softmax(node, nodes)) is None
-        else dataclasses.replace(node, function=aten.softmax.int, args=found)
-        for node in graph.nodes
-    ]
-    return dataclasses.replace(graph, nodes=tuple(result))
+    for node in graph.nodes:
+        for function, find in ((aten.logsumexp.default, _log_sum_exp), (aten.softmax.int, _softmax)):
+            found = find(node, nodes)
+            if found is not None:
+                nodes[node.name] = dataclasses.replace(node, function=function, args=found)
+    return dataclasses.replace(graph, nodes=tuple(nodes.values()))
 
 
 def _softmax(node: Node, nodes: dict[str, Node]) -> tuple[Ref, int] | None:
-    """What a quotient is the softmax of, and along which dimension; None for every other node."""
+    """What a node is the softmax of, and along which dimension; None for every other node."""
+    if node.operation == "aten.exp.default":
+        return _exp_of_log_softmax(nodes[node.args[0].name], nodes)
     if node.operation != "aten.div.Tensor" or not all(isinstance(ref, Ref) for ref in node.args):
         return None
     above, below = (nodes[ref.name] for ref in node.args)
@@ -148,16 +174,59 @@ def _softmax(node: Node, nodes: dict[str, Node]) -> tuple[Ref, int] | None:
     if dimension is None:
         return None
     x: Ref = above.args[0]
-    shifted = nodes[x.name]
-    if shifted.operation == "aten.sub.Tensor" and len(shifted.args) == 2 and not shifted.kwargs:
-        source, largest = shifted.args
-        taken = _copied(nodes[largest.name], nodes) if isinstance(largest, Ref) else shifted
-        if taken.args[:1] == (source,) and dimension in (
-            _along(taken, "aten.amax.default", nodes),
-            _along(taken, "aten.max.dim", nodes),
-        ):
-            x = source
-    return x, dimension
+    source, largest = _difference(nodes[x.name])
+    return (source if source is not None and _is_largest(largest, source, dimension, nodes) else x), dimension
+
+
+def _exp_of_log_softmax(node: Node, nodes: dict[str, Node]) -> tuple[Ref, int] | None:
+    meta = node.meta
+    if node.operation == "aten.log_softmax.int" and isinstance(meta, Meta) and node.args[2:] in ((), (None,)):
+        return node.args[0], node.args[1] % len(meta.shape)
+    x, total = _difference(node)
+    below = nodes[total.name] if total is not None else node
+    dimension = _along(below, "aten.logsumexp.default", nodes)
+    return (x, dimension) if x is not None and dimension is not None and below.args[0] == x else None
+
+
+def _log_sum_exp(node: Node, nodes: dict[str, Node]) -> tuple[Ref, list[int], bool] | None:
+    """What a node is the logsumexp of, along which dimension, and whether that is kept; None for every other node."""
+    if node.operation == "aten.log.default":
+        total = nodes[node.args[0].name]
+        summed = nodes[total.args[0].name] if total.operation == "aten.sum.dim_IntList" else node
+        plain = summed.operation == "aten.exp.default" and isinstance(total.args[1], (list, tuple))
+        if plain and len(total.args[1]) == 1 and not total.kwargs:
+            return summed.args[0], [*total.args[1]], len(total.args) > 2 and bool(total.args[2])
+    if node.operation == "aten.add.Tensor" and not node.kwargs and all(isinstance(r, Ref) for r in node.args):
+        for largest, rest in (node.args, node.args[::-1]):
+            dimension = _along(nodes[rest.name], "aten.logsumexp.default", nodes)
+            x, off = (
+                _difference(nodes[nodes[rest.name].args[0].name]) if dimension is not None else (None, None)
+            )
+            if (
+                dimension is not None
+                and x is not None
+                and off == largest
+                and _is_largest(off, x, dimension, nodes)
+            ):
+                return x, [dimension], True
+    return None
+
+
+def _difference(node: Node) -> tuple[Ref, Ref] | tuple[None, None]:
+    """The two values of which a node is the difference."""
+    plain = node.operation == "aten.sub.Tensor" and len(node.args) == 2 and not node.kwargs
+    return tuple(node.args) if plain and all(isinstance(ref, Ref) for ref in node.args) else (None, None)
+
+
+def _is_largest(value: Ref | None, x: Ref, dimension: int, nodes: dict[str, Node]) -> bool:
+    """Whether a value is the largest x along a dimension."""
+    if value is None:
+        return False
+    taken = _copied(nodes[value.name], nodes)
+    return taken.args[:1] == (x,) and dimension in (
+        _along(taken, "aten.amax.default", nodes),
+        _along(taken, "aten.max.dim", nodes),
+    )
 
 
 def _along(node: Node, operation: str, nodes: dict[str, Node]) -> int | None:

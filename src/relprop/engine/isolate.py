@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from relprop.engine.reach import content, contents_of, places_of, read, write
+from relprop.errors import InvalidInput
 
 LOCK = threading.RLock()
 """Held while a model is captured: torch.export swaps a module's parameters for a moment, and tracing state is
@@ -256,10 +257,12 @@ class _Writes(Assignments):
 def put_back(model: torch.nn.Module, weights: bool = True, buffers: bool = True) -> Iterator[None]:
     """What calls of the model store on it, and what they write to its weights and buffers, is undone afterwards.
 
-    Without `weights` (of a compiled model, whose operations cannot be watched) or `buffers` these are left as they are.
+    Without `buffers` these are left as they are. Without `weights` (of a compiled model, whose operations cannot be watched) a
+    call that writes to them raises `InvalidInput` behind it.
     """
     with untouched(model):
         writes = _Writes(model)
+        versions = [] if weights else [weight._version for weight in model.parameters()]
         if buffers:
             writes.keep(model.buffers())
         try:
@@ -268,6 +271,11 @@ def put_back(model: torch.nn.Module, weights: bool = True, buffers: bool = True)
         finally:
             with torch.no_grad():
                 writes.undo()
+        if versions != [weight._version for weight in model.parameters()][: len(versions)]:
+            raise InvalidInput(
+                "model: a call writes to its weights, which cannot be undone where torch.compile has made it\n"
+                "  do: load the weights again, and give the model as it was before torch.compile"
+            )
 
 
 def run_isolated(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -110,6 +110,14 @@ def _brief(value: Any) -> str:
     return text if len(text) <= 100 and "\n" not in text else f"a {type(value).__name__}"
 
 
+_TURNED = {
+    "getbands": ", of an image as in training: torchvision.transforms.functional.to_tensor(image)[None], normalised",
+    "to_numpy": ", of a table or column: torch.tensor(inputs.to_numpy(), dtype=torch.float32), scaled as in training",
+    "__float__": ": torch.tensor(inputs)",
+}
+"""What makes a tensor of an image of PIL, a table of pandas and plain numbers, by an attribute of theirs."""
+
+
 def check_inputs(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Raise `InvalidInput` for what is no tensor, empty, not finite, on another device or of another type than the model."""
     leaves = pytree.tree_leaves((args, kwargs))
@@ -121,7 +129,10 @@ def check_inputs(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> N
                 f"inputs: a {given}, of which relprop.explain takes one batch\n"
                 "  do: for inputs, labels in loader: explainer(inputs); a whole data set into a store: relprop.run"
             )
-        raise InvalidInput(f"inputs: {given} holds no tensor\n  do: give a torch.Tensor with the batch first")
+        turn = next((way for name, way in _TURNED.items() if leaves and hasattr(leaves[0], name)), "")
+        raise InvalidInput(
+            f"inputs: {given} holds no tensor\n  do: give a torch.Tensor with the batch first{turn}"
+        )
     for tensor in tensors:
         if tensor.layout is not torch.strided or tensor.is_nested:
             form = "nested" if tensor.is_nested else str(tensor.layout)

@@ -99,8 +99,8 @@ def start(
             raise InvalidInput(
                 f"inputs: of type {', '.join(sorted(map(str, types)))}; whole numbers are explained where an embedding reads them as ids,"
                 " and this model reads them otherwise\n"
-                "  do: give real numbers, inputs.float(); of a model that makes ids one-hot, explain the part behind, which takes"
-                " F.one_hot(ids, classes).float()"
+                "  do: give real numbers, inputs.float(); read a table by F.embedding(ids, table); of a model that makes ids one-hot,"
+                " explain the part behind, which takes F.one_hot(ids, classes).float()"
             )
         raise InvalidInput(
             "model: the output does not depend on the inputs through operations that carry relevance\n"

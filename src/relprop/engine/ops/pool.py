@@ -335,10 +335,8 @@ def _to_winners(step: Step, relevance: Tensor) -> Tensor:
 
 
 def log_sum_exp(step: Step, relevance: Tensor) -> Shares:
-    """log Σ exp x_j: R_j = softmax(x)_j R (Kauffmann et al. 2020), conserved; `Softmax("constant")` keeps
-    all."""
-    if isinstance(step.rule, Softmax) and step.rule.how == "constant":
-        return Shares({}, {"constant": step.account(relevance)})
+    """log Σ exp x_j: R_j = softmax(x)_j R (Kauffmann et al. 2020), conserved, whatever the rule: these weights are
+    constants."""
     x = step.args[0]
     dims, keepdim = dimensions(step, x)
     r = kept(relevance, dims, keepdim)
