@@ -265,6 +265,11 @@ def softmax_less_a_constant(x: Tensor) -> Tensor:
     return e / e.sum(1, keepdim=True)
 
 
+def softmax_by_a_dropped_dimension(x: Tensor) -> Tensor:
+    e = torch.exp(x)
+    return e / e.sum(1)[:, None]
+
+
 def softmax_by_log_softmax(x: Tensor) -> Tensor:
     return torch.log_softmax(x, 1).exp()
 
@@ -284,6 +289,7 @@ def softmax_by_its_logarithm(x: Tensor) -> Tensor:
         softmax_by_exp,
         softmax_less_the_largest,
         softmax_less_a_constant,
+        softmax_by_a_dropped_dimension,
         softmax_by_log_softmax,
         softmax_by_log_sum_exp,
         softmax_by_its_logarithm,

@@ -51,6 +51,11 @@ def by_constants(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     return torch.div(y, torch.sqrt(v)) * w + b
 
 
+def by_dropped_spread(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    y = x - x.mean(2).unsqueeze(2)
+    return y / (x.var(-1).unsqueeze(-1) * (7 / 8) + EPS).sqrt() * w + b
+
+
 def layer(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     return nn.functional.layer_norm(x, (8,), w, b, EPS)
 
@@ -69,6 +74,7 @@ def rms(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
 
 SPELLED: list[tuple[Norm, Norm]] = [
     *((f, layer) for f in (by_squares, by_var, by_var_mean, by_sums, by_moments, by_constants)),
+    (by_dropped_spread, layer),
     (rms_by_rsqrt, rms),
     (rms_by_division, rms),
 ]

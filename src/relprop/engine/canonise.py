@@ -31,7 +31,7 @@ from relprop.engine.joint import join_linears
 from relprop.engine.norms import unify_group_norms, unify_norms
 from relprop.engine.parts import join_picks
 from relprop.engine.spectra import fuse_complex
-from relprop.engine.synonyms import bounds_as_clamps, merge_twins, plain_einsums
+from relprop.engine.synonyms import bounds_as_clamps, kept_dimensions, merge_twins, plain_einsums
 
 aten = torch.ops.aten
 
@@ -369,6 +369,7 @@ def reshape_views(graph: Graph) -> Graph:
 REWRITES: list[Callable[[Graph], Graph]] = [
     drop_dead,
     sizes_before_products,
+    kept_dimensions,
     merge_twins,
     bounds_as_clamps,
     plain_einsums,

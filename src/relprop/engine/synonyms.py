@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from relprop.engine.graph import Graph, Meta, Node, Ref, meta_of, of_weights, parents, replace_refs
-from relprop.engine.parts import unused
+from relprop.engine.parts import END, slice_arguments, unused
 
 aten = torch.ops.aten
 
@@ -68,6 +68,50 @@ def bounds_as_clamps(graph: Graph) -> Graph:
         return dataclasses.replace(node, function=_BOUNDS[node.function], args=(x, bound))
 
     return dataclasses.replace(graph, nodes=tuple(map(clamped, graph.nodes)))
+
+
+_REDUCTIONS = {
+    "aten.mean.dim": 2, "aten.sum.dim_IntList": 2, "aten.amax.default": 2, "aten.amin.default": 2, "aten.logsumexp.default": 2,
+    "aten.var.dim": 3, "aten.std.dim": 3, "aten.var.correction": None, "aten.std.correction": None,
+}  # fmt: skip
+"""Operations over dimensions, and the place of `keepdim` among their arguments; None where it is named."""
+
+
+def kept_dimensions(graph: Graph) -> Graph:
+    """A dimension that is put back behind a sum, mean or maximum over it was kept."""
+    nodes = {node.name: node for node in graph.nodes}
+
+    def kept(node: Node) -> Node:
+        if node.operation != "aten.unsqueeze.default" or node.args[0].index is not None:
+            return node
+        before = nodes[node.args[0].name]
+        while before.operation == "aten.slice.Tensor" and _takes_all(before):
+            before = nodes[before.args[0].name]
+        dims = before.args[1] if before.operation in _REDUCTIONS and len(before.args) > 1 else None
+        if not isinstance(dims, (list, tuple)) or len(dims) != 1:
+            return node
+        given, found = meta_of(nodes, before.args[0]), meta_of(nodes, Ref(node.name))
+        if given is None or found is None:
+            return node
+        rank, place = len(given.shape), _REDUCTIONS[before.operation]
+        if len(found.shape) != rank or dims[0] % rank != node.args[1] % rank:
+            return node
+        if place is None:
+            return dataclasses.replace(
+                before, name=node.name, kwargs=before.kwargs | {"keepdim": True}, meta=node.meta
+            )
+        args = (*before.args, *[True] * (place - 1))[
+            :place
+        ]  # a spread is without bias unless it says otherwise
+        return dataclasses.replace(before, name=node.name, args=(*args, True), meta=node.meta)
+
+    return dataclasses.replace(graph, nodes=tuple(map(kept, graph.nodes)))
+
+
+def _takes_all(node: Node) -> bool:
+    """Whether a slice is of all that there is."""
+    _, _, start, stop, step = slice_arguments(node)
+    return start in (0, None) and step == 1 and (stop is None or (isinstance(stop, int) and stop >= END))
 
 
 def plain_einsums(graph: Graph) -> Graph:
