@@ -329,12 +329,15 @@ def test_columns_of_a_table_are_called_and_drawn_by_their_names() -> None:
     drawn = explanation.heatmap(title=["one", "two"])
     by_hand = [
         relprop.show.table(
-            row, names=[f"{n} = {v:.4g}" for n, v in zip(names, values, strict=True)], title=head
+            row,
+            names=[f"{n} = {v:.4g}".replace("-", "−") for n, v in zip(names, values, strict=True)],
+            title=head,
         )
         for row, values, head in zip(explanation.relevance, x[:2], ("one", "two"), strict=True)
     ]
     assert drawn.height == sum(one.height for one in by_hand)
-    assert drawn.crop((0, 0, by_hand[0].width, by_hand[0].height)).tobytes() == by_hand[0].tobytes()
+    same = drawn.crop((0, 0, by_hand[0].width, by_hand[0].height)).tobytes() == by_hand[0].tobytes()
+    assert same
     table = sparse.csr_array(np.where(x > 1, x, 0.0))
     listed = relprop.explain(fit(linear_model.LogisticRegression(), table, y), table[:2])
     assert listed.heatmap().height < drawn.height
