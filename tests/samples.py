@@ -381,9 +381,9 @@ PRODUCTS: DICT = {
         Sample(lambda a, b: a * torch.sigmoid(b), **two((4,), (4,)), also=("aten.sigmoid.default",)),
         Sample(lambda a, b: torch.sigmoid(a) * b, **two((1,), (4,)), also=("aten.sigmoid.default",)),
         Sample(
-            lambda x: x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6),
+            lambda x: x * torch.rsqrt(x.abs().mean(-1, keepdim=True) + 1e-6),
             **on(4),
-            also=("aten.rsqrt.default", "aten.square.default", "aten.mean.dim", "aten.add.Tensor"),
+            also=("aten.rsqrt.default", "aten.abs.default", "aten.mean.dim", "aten.add.Tensor"),
         ),
     ],
     "aten.multiply.Tensor": [Sample(torch.multiply, **two((4,), (4,)))],
@@ -551,6 +551,17 @@ LINEAR: DICT = {
 
 
 LINEAR |= {
+    "relprop.biased_product": [
+        Sample(lambda x, w, b: torch.matmul(x, w) + b, **on(2, 3, 5), weights=((2, 5, 4), (2, 1, 4))),
+        Sample(lambda x, w, b: b + torch.matmul(w, x), **on(5, 3), weights=((4, 5), (4, 1))),
+    ],
+    "relprop.biased_einsum": [
+        Sample(
+            lambda x, w, b: torch.einsum("bij,hjk->bhik", x, w) + b,
+            **on(2, 5),
+            weights=((3, 5, 4), (3, 1, 4)),
+        ),
+    ],
     "aten.addmv.default": [
         Sample(lambda x, b, w: torch.addmv(b, x, w, beta=0.5), **on(5), weights=((1,), (5,)))
     ],

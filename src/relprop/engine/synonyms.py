@@ -7,7 +7,17 @@ from typing import Any
 
 import torch
 
-from relprop.engine.graph import Graph, Meta, Node, Ref, meta_of, of_weights, parents, replace_refs
+from relprop.engine.graph import (
+    Graph,
+    Meta,
+    Node,
+    Ref,
+    map_output,
+    meta_of,
+    of_weights,
+    parents,
+    replace_refs,
+)
 from relprop.engine.parts import END, slice_arguments, unused
 
 aten = torch.ops.aten
@@ -41,7 +51,7 @@ def merge_twins(graph: Graph) -> Graph:
                 continue
             first[key] = node.name
         result.append(node)
-    output = replace_refs(graph.output, kept)
+    output = map_output(graph.output, kept)
     return dataclasses.replace(graph, nodes=tuple(result), output=output)
 
 
