@@ -77,7 +77,7 @@ def unify_norms(graph: Graph) -> Graph:
     return dataclasses.replace(graph, nodes=tuple(found.get(node.name, node) for node in graph.nodes))
 
 
-def _groups(node: Node, nodes: Mapping[str, Node]) -> list[tuple[Ref, tuple[int, ...]]]:
+def _groups(node: Node, nodes: dict[str, Node]) -> list[tuple[Ref, tuple[int, ...]]]:
     """The values that a norm may be of, where a node takes the mean or the spread of them or of their squares."""
     dims = _reduced(node, nodes)
     if dims is None:
@@ -89,11 +89,11 @@ def _groups(node: Node, nodes: Mapping[str, Node]) -> list[tuple[Ref, tuple[int,
     return [(x, dims) for x in found]
 
 
-def _reduced(node: Node, nodes: Mapping[str, Node]) -> tuple[int, ...] | None:
+def _reduced(node: Node, nodes: dict[str, Node]) -> tuple[int, ...] | None:
     """The dimensions that a mean, sum or spread takes together and keeps; None for others, and where samples are among them."""
     if not node.operation.startswith((*_MEANS, *_SPREADS)) or not _keeps(node):
         return None
-    meta = meta_of(dict(nodes), node.args[0])
+    meta = meta_of(nodes, node.args[0])
     given = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
     if meta is None or not meta.dtype.is_floating_point or not isinstance(given, (list, tuple, int)):
         return None
@@ -380,7 +380,13 @@ def _group_norm(node: Node, nodes: dict[str, Node], fixed: set[str]) -> list[Nod
             return None
     if whole.batch != (0,) or seen.batch != (0,) or channels % groups:
         return None
-    made = ByChannel(node, Meta((channels,), whole.dtype))
+    new: list[Node] = []
+
+    def made(function: Callable[..., Any], *args: Any) -> Ref:
+        name, meta = f"{node.name}_by_channel_{len(new)}", Meta((channels,), whole.dtype)
+        new.append(dataclasses.replace(node, name=name, function=function, args=args, kwargs={}, meta=meta))
+        return Ref(name)
+
     weight, bias, eps = plain
     channel_scale, channel_shift = (made(aten.reshape.default, ref, [channels]) for ref in (scale, shift))
     if bias is not None:
@@ -391,23 +397,7 @@ def _group_norm(node: Node, nodes: dict[str, Node], fixed: set[str]) -> list[Nod
         inner = made(aten.repeat_interleave.self_int, weight, channels // groups)
         channel_scale = made(aten.mul.Tensor, inner, channel_scale)
     args = (x, groups, channel_scale, channel_shift, eps)
-    return [*made.nodes, dataclasses.replace(node, function=aten.group_norm.default, args=args, kwargs={})]
-
-
-class ByChannel:
-    """New nodes, in front of one, that compute rows of one number for each channel; a call adds one."""
-
-    def __init__(self, node: Node, row: Meta) -> None:
-        self.node, self.row = node, row
-        self.nodes: list[Node] = []
-
-    def __call__(self, function: Callable[..., Any], *args: Any) -> Ref:
-        """The value of the function, of constants or of other such nodes."""
-        name = f"{self.node.name}_by_channel_{len(self.nodes)}"
-        self.nodes.append(
-            dataclasses.replace(self.node, name=name, function=function, args=args, kwargs={}, meta=self.row)
-        )
-        return Ref(name)
+    return [*new, dataclasses.replace(node, function=aten.group_norm.default, args=args, kwargs={})]
 
 
 _VIEWS = ("aten.view.", "aten.view_as.", "aten.reshape.", "aten.reshape_as.", "aten._unsafe_view.")
