@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import relprop
 
 torchvision = pytest.importorskip("torchvision", reason="torchvision is not installed")
 models = torchvision.models
+mvit = models.video.mvit
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,8 @@ CASES: dict[str, Case] = {
     "video.mc3_18": Case((4, 32, 32), {}),
     "video.r2plus1d_18": Case((4, 32, 32), {}),
     "video.s3d": Case((16, 224, 224), {}),
-    "video.mvit_v1_b": Case((16, 224, 224), {}),
-    "video.mvit_v2_s": Case((16, 224, 224), {}),
+    "video.mvit_v1_b": Case((8, 64, 64), {}),
+    "video.mvit_v2_s": Case((8, 64, 64), {}),
     "video.swin3d_t": Case((4, 32, 32), {}),
 }
 
@@ -78,7 +80,10 @@ def build(name: str, case: Case, dtype: torch.dtype = torch.float32) -> tuple[to
     make: Callable[..., torch.nn.Module] = models
     for part in name.split("."):
         make = getattr(make, part)
-    model = make(weights=None, **case.options).to(dtype)
+    whole = mvit._mvit  # which learns its positions for clips of one size only
+    small = {"temporal_size": case.size[0], "spatial_size": case.size[1:]}
+    with mock.patch.object(mvit, "_mvit", lambda **given: whole(**given | small)):
+        model = make(weights=None, **case.options).to(dtype)
     count = 1 if name.startswith("video") else 2
     inputs = torch.randn(count, 3, *case.size, dtype=dtype)
     for module in model.modules():  # heads that start at zero would have no score to explain

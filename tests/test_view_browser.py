@@ -153,7 +153,8 @@ def test_filters_order_and_keys(page: Any, store: Store) -> None:
     page.wait_for_function("location.search.includes('show=overlay')")
     page.wait_for_selector("#grid img[src$=overlay]")
     page.keyboard.press("/")
-    page.keyboard.type("00100")
+    page.wait_for_function("document.activeElement.id === 'find'")
+    page.keyboard.insert_text("00100")
     says(page, "#count", "1 of 79 samples")
     assert rows(page) == [100]
     page.keyboard.press("Escape")
