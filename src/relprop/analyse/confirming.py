@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -70,7 +69,7 @@ def confirm(
     random = np.random.default_rng(seed)
 
     def scores(inputs: Tensor) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        with torch.no_grad(), put_back(model) if isinstance(model, torch.nn.Module) else nullcontext():
+        with torch.no_grad(), put_back(model):
             outputs = torch.cat([model(part) for part in torch.split(inputs, batch_size)])
         if outputs.ndim != 2 or not 0 <= target < outputs.shape[1]:
             raise InvalidInput(

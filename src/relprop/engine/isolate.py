@@ -253,20 +253,29 @@ class _Writes(Assignments):
                 torch._C._autograd._unsafe_set_version_counter((parameter,), (version,))
 
 
-@contextlib.contextmanager
-def put_back(model: torch.nn.Module, weights: bool = True, buffers: bool = True) -> Iterator[None]:
-    """What calls of the model store on it, and what they write to its weights and buffers, is undone afterwards.
+def is_compiled(model: Any) -> bool:
+    """Whether torch.compile has made it of a module."""
+    return type(model).__name__ == "OptimizedModule"
 
-    Without `buffers` these are left as they are. Without `weights` (of a compiled model, whose operations cannot be watched) a
-    call that writes to them raises `InvalidInput` behind it.
+
+@contextlib.contextmanager
+def put_back(model: Any, buffers: bool = True) -> Iterator[None]:
+    """What calls of a module store on it, and what they write to its weights and buffers, is undone afterwards.
+
+    Without `buffers` these are left as they are. The operations of a compiled model cannot be watched: a call that writes to its
+    weights raises `InvalidInput` behind it. Of what is no module nothing is known.
     """
+    if not isinstance(model, torch.nn.Module):
+        yield
+        return
+    watched = not is_compiled(model)
     with untouched(model):
         writes = _Writes(model)
-        versions = [] if weights else [weight._version for weight in model.parameters()]
+        versions = [] if watched else [weight._version for weight in model.parameters()]
         if buffers:
             writes.keep(model.buffers())
         try:
-            with writes if weights else contextlib.nullcontext():
+            with writes if watched else contextlib.nullcontext():
                 yield
         finally:
             with torch.no_grad():

@@ -24,7 +24,16 @@ from relprop.engine.batch import batch_axes, batch_size, map_samples, samples, s
 from relprop.engine.exported import first_line, graph_of
 from relprop.engine.frontends import keras, torchscript
 from relprop.engine.graph import Graph
-from relprop.engine.isolate import LOCK, Assignments, muted, quietly, run_isolated, unspoiled, untouched
+from relprop.engine.isolate import (
+    LOCK,
+    Assignments,
+    is_compiled,
+    muted,
+    quietly,
+    run_isolated,
+    unspoiled,
+    untouched,
+)
 from relprop.engine.ops import OPS
 from relprop.engine.shapes import Shapes
 from relprop.engine.standins import StandIns, keeps_recurrent
@@ -230,11 +239,6 @@ def unwrapped(model: Any) -> Any:
             model = model._orig_mod
         else:
             return model
-
-
-def is_compiled(model: Any) -> bool:
-    """Whether torch.compile has made it of a module."""
-    return type(model).__name__ == "OptimizedModule"
 
 
 def every_module(model: torch.nn.Module) -> Iterator[torch.nn.Module]:

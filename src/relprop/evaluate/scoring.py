@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from torch.utils import _pytree as pytree
 
 from relprop.engine import capture as capturing
 from relprop.engine.batch import batch_size, has_batch
-from relprop.engine.isolate import put_back
-from relprop.engine.modules import is_compiled, unwrapped
+from relprop.engine.isolate import is_compiled, put_back
+from relprop.engine.modules import unwrapped
 from relprop.engine.propagate.compiled import compiler_fails
 from relprop.errors import InvalidInput
 from relprop.explain import Inputs, arguments, check_inputs
@@ -102,16 +101,9 @@ def called(scorer: Scorer, values: Tensor, samples: Tensor) -> Any:
         last = index == scorer.at and scorer.format == torch.channels_last
         leaves[index] = _channels_last(own) if last else own
     args, kwargs = pytree.tree_unflatten(leaves, scorer.spec)
-    with torch.inference_mode(), _as_it_was(scorer):
+    with torch.inference_mode(), put_back(scorer.call):
         output = scorer.call(*args, **kwargs)
     return pytree.tree_map_only(Tensor, lambda own: own[:count], output) if lacking else output
-
-
-def _as_it_was(scorer: Scorer) -> AbstractContextManager[None]:
-    """What puts back what a call changes of the model."""
-    if not isinstance(scorer.call, torch.nn.Module):
-        return nullcontext()
-    return put_back(scorer.call, weights=scorer.call is not scorer.compiled)
 
 
 def _channels_last(values: Tensor) -> Tensor:
