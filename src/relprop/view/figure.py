@@ -108,18 +108,10 @@ def _groups(book: Book, leaf: Leaf, places: NDArray[np.intp], by: str) -> Groups
         for i, c in enumerate(order[:MOST])
     ]
     spare = order[MOST:]
-    return (
-        [
-            *groups,
-            (
-                f"{len(spare)} other {'class' if len(spare) == 1 else 'classes'}",
-                OTHER,
-                places[np.isin(values, spare)],
-            ),
-        ]
-        if spare
-        else groups
-    )
+    if not spare:
+        return groups
+    name = f"{len(spare)} other {'class' if len(spare) == 1 else 'classes'}"
+    return [*groups, (name, OTHER, places[np.isin(values, spare)])]
 
 
 def _range(score: NDArray[np.float64]) -> tuple[float, float]:

@@ -91,7 +91,8 @@ def respelled(graph: Graph) -> Graph:
 
 
 def biased_convolutions(graph: Graph) -> Graph:
-    """A constant for each channel that is added behind a convolution, its channels moved last or not, is its bias."""
+    """A constant for each channel that is added behind a convolution, its channels moved last, is its bias; one whose channels
+    stay where they are `engine.biases` knows."""
     return _matched(graph, _bias)
 
 
@@ -144,14 +145,12 @@ def _bias(node: Node, look: _Look) -> list[Node] | None:
     for value, bias in (node.args[:2], node.args[1::-1]):
         at = look.channels(bias, node.meta)
         moved = look.maker(value, node, "aten.permute.default")
-        conv = look.maker(moved.args[0] if moved else value, moved or node, "aten.conv")
+        conv = look.maker(moved.args[0], moved, "aten.conv") if moved is not None else None
         arguments = convolution_arguments(conv) if conv is not None else None
-        if conv is None or arguments is None or arguments["bias"] is not None or at is None:
+        if moved is None or conv is None or arguments is None or arguments["bias"] is not None:
             continue
         rank = len(node.meta.shape)
-        if (moved is None and at != 1) or (
-            moved is not None and (at != rank - 1 or not _is_last(moved, rank))
-        ):
+        if at != rank - 1 or not _is_last(moved, rank):
             continue
         flat, reshaped = _flat(node, bias, "bias", look)
         args = [*conv.args, None][: max(3, len(conv.args))]
@@ -159,8 +158,6 @@ def _bias(node: Node, look: _Look) -> list[Node] | None:
         with_bias = dataclasses.replace(
             conv, name=f"{node.name}_conv", args=tuple(args), module=node.module or conv.module
         )
-        if moved is None:
-            return [*reshaped, dataclasses.replace(with_bias, name=node.name)]
         return [
             *reshaped,
             with_bias,
