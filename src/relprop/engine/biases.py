@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from relprop.engine.graph import Graph, Meta, Node, Ref, consumers, meta_of, of_weights, parents
-from relprop.engine.parts import unused
+from relprop.engine.parts import beside
 
 aten = torch.ops.aten
 
@@ -250,11 +250,7 @@ class _Fusing:
         whole = next(meta for meta in metas if meta is not None)
         shape = whole.shape[::-1] if function is aten.t.default else whole.shape
         shape = tuple(size for size in shape if size != 1) if function is aten.reshape.default else shape
-        name = unused(f"{at.name}_{word}", self.nodes)
-        node = dataclasses.replace(
-            at, name=name, function=function, args=args, kwargs={}, meta=Meta(shape, whole.dtype)
-        )
-        self.nodes[name] = node
-        self.fixed.add(name)
+        node = beside(at, word, function, args, Meta(shape, whole.dtype), self.nodes)
+        self.fixed.add(node.name)
         self.made.append(node)
-        return Ref(name)
+        return Ref(node.name)

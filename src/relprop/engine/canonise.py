@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from relprop.engine.graph import (
     Meta,
     Node,
     Ref,
+    arguments_of,
     consumers,
     map_output,
     meta_of,
@@ -170,15 +170,6 @@ def zero_padding(node: Node) -> list[int] | None:
     return list(widths) if mode == "constant" and value == 0 and literal else None
 
 
-@cache
-def _signature(function: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """The names of an operation's arguments, and the defaults of those that have one."""
-    arguments = function._schema.arguments
-    return tuple(a.name for a in arguments), {
-        a.name: a.default_value for a in arguments if a.has_default_value()
-    }
-
-
 def convolution_arguments(node: Node) -> dict[str, Any] | None:
     """The arguments of a convolution under one set of names, whatever its spelling; None for other operations."""
     name = str(node.function)
@@ -197,8 +188,7 @@ def convolution_arguments(node: Node) -> dict[str, Any] | None:
         return dict(zip(names, node.args, strict=True))
     if not name.startswith(("aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.conv_transpose")):
         return None
-    spelled, defaults = _signature(node.function)
-    found = defaults | dict(zip(spelled, node.args, strict=False)) | node.kwargs
+    found = arguments_of(node)
     found["transposed"] = "transpose" in name
     found.setdefault("output_padding", [0])
     rank = 1 if "1d" in name else 2 if "2d" in name else 3

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.engine.graph import Graph, Meta, Node, Ref, meta_of, parents, replace_refs
+from relprop.engine.graph import Graph, Meta, Node, Ref, arguments_of, meta_of, parents, replace_refs
 from relprop.engine.parts import unused
 
 aten = torch.ops.aten
@@ -194,9 +194,10 @@ def _log_sum_exp(node: Node, nodes: dict[str, Node]) -> tuple[Ref, list[int], bo
     if node.operation == "aten.log.default":
         total = nodes[node.args[0].name]
         summed = nodes[total.args[0].name] if total.operation == "aten.sum.dim_IntList" else node
-        plain = summed.operation == "aten.exp.default" and isinstance(total.args[1], (list, tuple))
-        if plain and len(total.args[1]) == 1 and not total.kwargs:
-            return summed.args[0], [*total.args[1]], len(total.args) > 2 and bool(total.args[2])
+        if summed.operation == "aten.exp.default":
+            _, dims, keepdim, dtype = arguments_of(total).values()
+            if isinstance(dims, (list, tuple)) and len(dims) == 1 and dtype is None:
+                return summed.args[0], [*dims], keepdim
     if node.operation == "aten.add.Tensor" and not node.kwargs and all(isinstance(r, Ref) for r in node.args):
         for largest, rest in (node.args, node.args[::-1]):
             dimension = _along(nodes[rest.name], "aten.logsumexp.default", nodes)
@@ -232,8 +233,10 @@ def _is_largest(value: Ref | None, x: Ref, dimension: int, nodes: dict[str, Node
 
 def _along(node: Node, operation: str, nodes: dict[str, Node]) -> int | None:
     """The one dimension that an operation takes together and keeps as one of size 1; None for another one."""
-    if node.operation != operation or len(node.args) < 3 or node.args[2] is not True:
+    arguments = arguments_of(node) if node.operation == operation else {}
+    if arguments.get("keepdim") is not True:
         return None
-    given = node.args[1] if isinstance(node.args[1], (list, tuple)) else [node.args[1]]
+    dims = arguments["dim"]
+    given = dims if isinstance(dims, (list, tuple)) else [dims]
     meta = meta_of(nodes, node.args[0])
     return given[0] % len(meta.shape) if len(given) == 1 and meta is not None and meta.shape else None

@@ -5,6 +5,7 @@ Every front end produces a `Graph`; everything behind it reads one. Nothing here
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -282,6 +283,31 @@ def of_weights(graph: Graph) -> set[str]:
         ):
             found.add(node.name)
     return found
+
+
+@cache
+def signature(function: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The names of an operation's arguments, in its order, and the defaults of those that have one."""
+    schema = getattr(function, "_schema", None)
+    if schema is None:
+        given = inspect.signature(function).parameters.values()
+        return tuple(p.name for p in given), {p.name: p.default for p in given if p.default is not p.empty}
+    arguments = schema.arguments
+    return tuple(a.name for a in arguments), {
+        a.name: a.default_value for a in arguments if a.has_default_value()
+    }
+
+
+def by_name(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments of a call by their names, in the operation's order: None for those left out that have no default."""
+    names, defaults = signature(function)
+    return dict.fromkeys(names) | defaults | dict(zip(names, args, strict=False)) | {**kwargs}
+
+
+def arguments_of(node: Node) -> dict[str, Any]:
+    """What a call reads, by the names of its operation's arguments: values of the graph as `Ref`s."""
+    assert node.function is not None
+    return by_name(node.function, node.args, node.kwargs)
 
 
 def meta_of(nodes: dict[str, Node], ref: Ref) -> Meta | None:

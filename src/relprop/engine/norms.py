@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from relprop.engine.curves import numbers_of
-from relprop.engine.graph import Graph, Meta, Node, Ref, consumers, meta_of, of_weights
+from relprop.engine.graph import Graph, Meta, Node, Ref, arguments_of, consumers, meta_of, of_weights
+from relprop.engine.parts import beside
 
 aten = torch.ops.aten
 
@@ -91,19 +92,20 @@ def _groups(node: Node, nodes: dict[str, Node]) -> list[tuple[Ref, tuple[int, ..
 
 def _reduced(node: Node, nodes: dict[str, Node]) -> tuple[int, ...] | None:
     """The dimensions that a mean, sum or spread takes together and keeps; None for others, and where samples are among them."""
-    if not node.operation.startswith((*_MEANS, *_SPREADS)) or not _keeps(node):
+    arguments = arguments_of(node) if node.operation.startswith((*_MEANS, *_SPREADS)) else {}
+    if arguments.get("keepdim") is not True:
         return None
-    meta = meta_of(nodes, node.args[0])
-    given = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    meta, given = meta_of(nodes, node.args[0]), arguments["dim"]
     if meta is None or not meta.dtype.is_floating_point or not isinstance(given, (list, tuple, int)):
         return None
     dims = tuple(sorted(d % len(meta.shape) for d in ([given] if isinstance(given, int) else given)))
     return dims if dims and not set(dims) & set(meta.batch) else None
 
 
-def _keeps(node: Node) -> bool:
-    place = 2 if node.operation.startswith(_MEANS) else 3
-    return (node.args[place] if len(node.args) > place else node.kwargs.get("keepdim")) is True
+def _count(meta: Meta, dims: tuple[int, ...]) -> int | None:
+    """How many numbers there are along dimensions; None where their sizes are free."""
+    known = all(not meta.sizes or isinstance(meta.sizes[d], int) for d in dims)
+    return math.prod(meta.shape[d] for d in dims) if known else None
 
 
 def _written(
@@ -120,7 +122,7 @@ def _written(
     waiting = sorted({places[name] for name in readers.get(x, ()) if name in places})
     seen = set(waiting)
     found: list[tuple[Node, Polynomial]] = []
-    dtype = (meta_of(nodes, x) or Meta((), torch.float32)).dtype
+    whole = meta_of(nodes, x)
     while waiting:
         node = graph.nodes[heapq.heappop(waiting)]
         numbers = numbers_of(node, graph, nodes)
@@ -137,7 +139,7 @@ def _written(
             if len(polynomial) > _LONGEST or any(len(term) > _DEEPEST for term in polynomial):
                 continue
             meta = meta_of(nodes, ref)
-            if meta is None or meta.dtype != dtype:
+            if meta is None or whole is None or meta.dtype != whole.dtype:
                 continue
             known[ref] = polynomial
             found.append((node, polynomial))
@@ -158,7 +160,8 @@ def _computed(
     if first is None:
         return {}
     if operation.startswith((*_MEANS, *_SPREADS)):
-        return _statistics(node, first, nodes) if _reduced(node, nodes) == dims else {}
+        meta = meta_of(nodes, node.args[0])
+        return _statistics(node, first, meta, dims) if meta and _reduced(node, nodes) == dims else {}
     if operation.startswith(_COPIES):
         return {own: first}
     found: Polynomial | None = None
@@ -189,26 +192,23 @@ def _computed(
 _POWERS = {"square": 2.0, "sqrt": 0.5, "rsqrt": -0.5, "reciprocal": -1.0}
 
 
-def _statistics(node: Node, values: Polynomial, nodes: dict[str, Node]) -> dict[Ref, Polynomial]:
-    """Mean, sum, variance or deviation of a polynomial along the dimensions of the norm."""
-    operation, own = node.operation, Ref(node.name)
-    mean = _mean(values)
-    meta = meta_of(nodes, node.args[0])
-    assert meta is not None  # `_reduced` has looked
-    dims = _reduced(node, nodes) or ()
-    known = all(not meta.sizes or isinstance(meta.sizes[d], int) for d in dims)
-    count = math.prod(meta.shape[d] for d in dims)
-    if mean is None or operation == "aten.mean.dim":
-        return {} if mean is None or node.kwargs.get("dtype") not in (None, meta.dtype) else {own: mean}
+def _statistics(node: Node, values: Polynomial, meta: Meta, dims: tuple[int, ...]) -> dict[Ref, Polynomial]:
+    """Mean, sum, variance or deviation of a polynomial along the dimensions of the norm; `meta`: of what they are of."""
+    operation, own, arguments = node.operation, Ref(node.name), arguments_of(node)
+    mean, count = _mean(values), _count(meta, dims)
+    if mean is None or arguments.get("dtype") not in (None, meta.dtype):
+        return {}
+    if operation == "aten.mean.dim":
+        return {own: mean}
     if operation == "aten.sum.dim_IntList":
-        return {own: _times(mean, {(): float(count)})} if known and not node.kwargs else {}
-    squares = _mean(_times(values, values))
-    correction = _correction(node)
-    if squares is None or not isinstance(correction, (int, float)) or not count > correction:
+        return {} if count is None else {own: _times(mean, {(): float(count)})}
+    squares, correction = _mean(_times(values, values)), _correction(arguments)
+    if squares is None or not isinstance(correction, (int, float)):
         return {}
-    if correction and not known:
+    if correction and (count is None or count <= correction):
         return {}
-    spread = _times(_plus(squares, _times(mean, mean), -1.0), {(): count / (count - correction)})
+    share = count / (count - correction) if correction and count else 1.0
+    spread = _times(_plus(squares, _times(mean, mean), -1.0), {(): share})
     if "std" in operation:
         root = _power(spread, 0.5)
         if root is None:
@@ -217,12 +217,11 @@ def _statistics(node: Node, values: Polynomial, nodes: dict[str, Node]) -> dict[
     return {Ref(node.name, 0): spread, Ref(node.name, 1): mean} if "_mean" in operation else {own: spread}
 
 
-def _correction(node: Node) -> Any:
+def _correction(arguments: Mapping[str, Any]) -> Any:
     """How many samples fewer a variance divides by."""
-    if node.operation.endswith(".correction"):
-        given = node.kwargs.get("correction")
-        return 1 if given is None else given
-    return int(node.args[2] if len(node.args) > 2 else node.kwargs.get("unbiased", True))
+    if "unbiased" in arguments:
+        return int(arguments["unbiased"])
+    return 1 if arguments["correction"] is None else arguments["correction"]
 
 
 def _mean(values: Polynomial) -> Polynomial | None:
@@ -337,10 +336,9 @@ def _as_norm(
     shape = meta.shape[-len(dims) :]
     own = (None if ref is None else meta_of(nodes, ref) for ref in (weight, bias))
     last = dims == tuple(range(rank - len(dims), rank)) and all(p is None or p.shape == shape for p in own)
-    known = all(not meta.sizes or isinstance(meta.sizes[d], int) for d in dims)
     function: Callable[..., Any] = written_norm
     args: tuple[Any, ...] = (x, weight, bias, dims, centred, spread, inside, outside)
-    if last and known and math.isclose(spread, 1.0) and not outside:
+    if last and _count(meta, dims) is not None and math.isclose(spread, 1.0) and not outside:
         if centred:
             function, args = aten.layer_norm.default, (x, [*shape], weight, bias, inside)
         elif bias is None:
@@ -383,9 +381,8 @@ def _group_norm(node: Node, nodes: dict[str, Node], fixed: set[str]) -> list[Nod
     new: list[Node] = []
 
     def made(function: Callable[..., Any], *args: Any) -> Ref:
-        name, meta = f"{node.name}_by_channel_{len(new)}", Meta((channels,), whole.dtype)
-        new.append(dataclasses.replace(node, name=name, function=function, args=args, kwargs={}, meta=meta))
-        return Ref(name)
+        new.append(beside(node, "by_channel", function, args, Meta((channels,), whole.dtype), nodes))
+        return Ref(new[-1].name)
 
     weight, bias, eps = plain
     channel_scale, channel_shift = (made(aten.reshape.default, ref, [channels]) for ref in (scale, shift))

@@ -62,6 +62,15 @@ def _taken_apart(pick: Node, whole: _Whole, name: str) -> Node:
     )
 
 
+def beside(
+    at: Node, word: str, function: Any, args: tuple[Any, ...], meta: Meta | None, nodes: dict[str, Node]
+) -> Node:
+    """A new node where another one stands, entered among the nodes under a name that none of them has."""
+    name = unused(f"{at.name}_{word}", nodes)
+    nodes[name] = dataclasses.replace(at, name=name, function=function, args=args, kwargs={}, meta=meta)
+    return nodes[name]
+
+
 def unused(name: str, nodes: dict[str, Node]) -> str:
     """The name, or one made of it that no node has."""
     while name in nodes:

@@ -12,13 +12,14 @@ from relprop.engine.graph import (
     Meta,
     Node,
     Ref,
+    arguments_of,
     map_output,
     meta_of,
     of_weights,
     parents,
     replace_refs,
 )
-from relprop.engine.parts import END, slice_arguments, unused
+from relprop.engine.parts import END, beside, slice_arguments
 
 aten = torch.ops.aten
 
@@ -80,11 +81,15 @@ def bounds_as_clamps(graph: Graph) -> Graph:
     return dataclasses.replace(graph, nodes=tuple(map(clamped, graph.nodes)))
 
 
-_REDUCTIONS = {
-    "aten.mean.dim": 2, "aten.sum.dim_IntList": 2, "aten.amax.default": 2, "aten.amin.default": 2, "aten.logsumexp.default": 2,
-    "aten.var.dim": 3, "aten.std.dim": 3, "aten.var.correction": None, "aten.std.correction": None,
-}  # fmt: skip
-"""Operations over dimensions, and the place of `keepdim` among their arguments; None where it is named."""
+_REDUCTIONS = (
+    "aten.mean.dim",
+    "aten.sum.dim_IntList",
+    "aten.amax.",
+    "aten.amin.",
+    "aten.logsumexp.",
+    "aten.var.",
+    "aten.std.",
+)
 
 
 def kept_dimensions(graph: Graph) -> Graph:
@@ -97,23 +102,21 @@ def kept_dimensions(graph: Graph) -> Graph:
         before = nodes[node.args[0].name]
         while before.operation == "aten.slice.Tensor" and _takes_all(before):
             before = nodes[before.args[0].name]
-        dims = before.args[1] if before.operation in _REDUCTIONS and len(before.args) > 1 else None
-        if not isinstance(dims, (list, tuple)) or len(dims) != 1:
+        arguments = arguments_of(before) if before.operation.startswith(_REDUCTIONS) else {}
+        dims = arguments.get("dim")
+        if not isinstance(dims, (list, tuple)) or len(dims) != 1 or "keepdim" not in arguments:
             return node
         given, found = meta_of(nodes, before.args[0]), meta_of(nodes, Ref(node.name))
-        if given is None or found is None:
+        if given is None or found is None or len(found.shape) != len(given.shape):
             return node
-        rank, place = len(given.shape), _REDUCTIONS[before.operation]
-        if len(found.shape) != rank or dims[0] % rank != node.args[1] % rank:
+        if dims[0] % len(given.shape) != node.args[1] % len(given.shape):
             return node
-        if place is None:
-            return dataclasses.replace(
-                before, name=node.name, kwargs=before.kwargs | {"keepdim": True}, meta=node.meta
-            )
-        args = (*before.args, *[True] * (place - 1))[
-            :place
-        ]  # a spread is without bias unless it says otherwise
-        return dataclasses.replace(before, name=node.name, args=(*args, True), meta=node.meta)
+        place = [*arguments].index("keepdim")
+        positional, rest = before.args[:place], before.args[place + 1 :]
+        kwargs = before.kwargs | {"keepdim": True}
+        if place < len(before.args):
+            positional, kwargs = (*positional, True, *rest), before.kwargs
+        return dataclasses.replace(before, name=node.name, args=positional, kwargs=kwargs, meta=node.meta)
 
     return dataclasses.replace(graph, nodes=tuple(map(kept, graph.nodes)))
 
@@ -174,11 +177,9 @@ class _Moving:
     made: list[Node] = dataclasses.field(default_factory=list)
 
     def add(self, function: Any, args: tuple[Any, ...], meta: Meta) -> Ref:
-        name = unused(f"{self.node.name}_{len(self.made)}", self.nodes)
-        made = dataclasses.replace(self.node, name=name, function=function, args=args, kwargs={}, meta=meta)
-        self.nodes[name] = made
+        made = beside(self.node, str(len(self.made)), function, args, meta, self.nodes)
         self.made.append(made)
-        return Ref(name)
+        return Ref(made.name)
 
     def ordered(self, value: Ref, meta: Meta | None, term: str, output: str) -> tuple[Ref, Meta, str]:
         """A value with its dimensions in the order of the output."""

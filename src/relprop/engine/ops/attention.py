@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relprop.engine.graph import Node, Ref, refs
+from relprop.engine.graph import Node, Ref, arguments_of, refs
 from relprop.engine.ops.norm import argument_named, first_part, named_arguments
 from relprop.engine.ops.table import Operation, rows
 from relprop.engine.rules import Attention, Pass, Product, Softmax
@@ -281,10 +281,7 @@ def _fold(share: Tensor, argument: Tensor) -> Tensor:
 
 
 def _drops(node: Node) -> str | None:
-    schema = getattr(node.function, "_schema", None)
-    names = [] if schema is None else [argument.name for argument in schema.arguments]
-    position = names.index("dropout_p")
-    chance = node.args[position] if position < len(node.args) else node.kwargs.get("dropout_p", 0.0)
+    chance = arguments_of(node)["dropout_p"]
     if any(True for _ in refs(chance)) or chance:
         return f"attention with active dropout (dropout_p={chance}) draws its weights by chance"
     return None

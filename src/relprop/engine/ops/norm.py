@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from relprop.engine.canonise import batch_norm_arguments
-from relprop.engine.graph import Meta, Node, Ref, name_of
+from relprop.engine.graph import Meta, Node, Ref, arguments_of, by_name, name_of
 from relprop.engine.norms import written_norm
 from relprop.engine.ops.linear import LINEAR_RULES, by_rule, part_of
 from relprop.engine.ops.lrn import local_response_norm, local_response_shares
@@ -22,21 +21,12 @@ from relprop.engine.step import Shares, Step
 def named_arguments(step: Step) -> dict[str, Any]:
     """The values of a step's arguments by the names in the operator's schema, in its order, defaults filled
     in."""
-    schema = getattr(step.function, "_schema", None)
-    found: dict[str, Any]
-    if schema is None:
-        found = dict.fromkeys(inspect.signature(step.function).parameters)
-    else:
-        found = {a.name: a.default_value if a.has_default_value() else None for a in schema.arguments}
-    found |= dict(zip(found, step.args, strict=False))
-    return found | step.kwargs
+    return by_name(step.function, step.args, step.kwargs)
 
 
 def argument_named(step: Step, name: str) -> Any:
     """The node's argument of a name in the operator's schema: a place in the graph, or a value."""
-    names = [*named_arguments(step)]
-    place = names.index(name) if name in names else len(step.node.args)
-    return step.node.args[place] if place < len(step.node.args) else step.node.kwargs.get(name)
+    return arguments_of(step.node).get(name)
 
 
 def first_part(relevance: Any) -> tuple[Tensor, int | None]:
